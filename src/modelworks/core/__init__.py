@@ -1,0 +1,1 @@
+"""Torch-free basics that every layer may use."""

@@ -1,0 +1,56 @@
+"""Terminal output: one console for messages, one progress bar, warnings said once."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@functools.cache
+def console() -> Console:
+    """The console for messages and progress, on standard error so that standard output stays data."""
+    from rich.console import Console  # rich costs ~40 ms; `--help` and plain imports do without
+
+    return Console(stderr=True)
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Print a warning, at most once a process."""
+    console().print(f"warning: {message}", style="yellow", highlight=False, markup=False)
+
+
+class Advance(Protocol):
+    def __call__(self, done: int = 1, *, note: str | None = None) -> None: ...
+
+
+@contextmanager
+def progress(title: str, total: int | None, *, quiet: bool = False) -> Iterator[Advance]:
+    """A progress bar with rate and time left; silent when `quiet` or when standard error is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done=1, *, note=None: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}", table_column=None),
+    )
+    with Progress(*columns, console=console(), transient=True) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def advance(done: int = 1, *, note: str | None = None) -> None:
+            bar.advance(task, done)
+            if note is not None:
+                bar.update(task, note=note)
+
+        yield advance

@@ -1,0 +1,1 @@
+"""Documents to cited answers: load, chunk, store, search, answer."""

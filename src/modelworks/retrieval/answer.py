@@ -1,0 +1,189 @@
+"""From a question to cited sentences, or to a refusal.
+
+Search brings passages, the reader finds the span of each that answers and how likely it does, and the sentences
+around the likely spans become the answer, word for word. So every sentence has a source by construction; it is
+checked once more against the stored document before it is given out.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from modelworks.core.errors import StoreError
+from modelworks.retrieval.sentence import sentences
+
+if TYPE_CHECKING:
+    from modelworks.retrieval.collection import Collection, Hit
+    from modelworks.retrieval.reader import Reader, Reading
+
+REFUSAL = "The documents do not answer this question."
+MAX_SENTENCES = 3
+_MAX_CONTINUATION = 600  # characters of a list or code block that a sentence ending in ":" introduces
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """Where a sentence of the answer stands: characters `start:end` of the document's text are exactly `quote`."""
+
+    marker: int
+    file: str
+    page: int
+    start: int
+    end: int
+    quote: str
+    answer_start: int
+    answer_end: int
+    """The words within the quote that the reader took for the answer, also in characters of the document's text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A passage near the question, for a person who wants to look further."""
+
+    file: str
+    page: int
+    start: int
+    end: int
+    text: str
+    score: float
+    """Search's score: comparable within one answer only."""
+    probability: float
+    """How likely the reader holds it that this passage answers the question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`answer` holds a marker such as [1] after every sentence; a refusal has no citation."""
+
+    question: str
+    answer: str
+    refused: bool
+    citations: tuple[Citation, ...]
+    passages: tuple[Passage, ...]
+    timings: Mapping[str, float] = field(default_factory=dict)
+    """Seconds: search, read, total."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What `modelworks ask --json` prints."""
+        return asdict(self) | {"timings": {name: round(seconds, 4) for name, seconds in self.timings.items()}}
+
+
+def ask(collection: Collection, question: str, **options: Any) -> Answer:
+    """Answer `question` from the collection's documents; the options are those of `stream`."""
+    *_, answer = stream(collection, question, **options)
+    assert isinstance(answer, Answer)
+    return answer
+
+
+def stream(
+    collection: Collection,
+    question: str,
+    *,
+    k: int = 8,
+    where: Mapping[str, Any] | None = None,
+    reader: Reader | None = None,
+    threshold: float | None = None,
+    max_sentences: int = MAX_SENTENCES,
+) -> Iterator[Citation | Answer]:
+    """Yield each citation as it is found, then the whole answer.
+
+    k: passages that are read. where: filter of `Collection.search`. threshold: the probability below which a
+    question is refused; the reader's own where None. Raises ValueError for an empty question.
+    """
+    if not question.strip():
+        raise ValueError("the question is empty")
+    began = time.perf_counter()
+    hits = collection.search(question, k=k, where=where)
+    searched = time.perf_counter()
+    if not hits:
+        timings = {"search": searched - began, "read": 0.0, "total": time.perf_counter() - began}
+        yield Answer(question, REFUSAL, True, (), (), timings)
+        return
+    if reader is None:
+        from modelworks.retrieval.reader import default_reader  # torch and the model load on the first question
+
+        reader = default_reader()
+    limit = reader.calibration.threshold if threshold is None else threshold
+    judged = judge(question, hits, reader)
+    read = time.perf_counter()
+    passages = tuple(
+        Passage(hit.document, hit.page, hit.start, hit.end, hit.text, hit.score, round(probability, 4))
+        for hit, _, probability in judged
+    )
+    citations: list[Citation] = []
+    for hit, reading, probability in sorted(judged, key=lambda row: -row[2]):
+        if probability < limit or len(citations) == max_sentences:
+            break
+        citation = _cite(collection, hit, reading, len(citations) + 1)
+        if not any(_same(citation, earlier) for earlier in citations):
+            citations.append(citation)
+            yield citation
+    text = " ".join(f"{_flowing(citation.quote)} [{citation.marker}]" for citation in citations) or REFUSAL
+    timings = {"search": searched - began, "read": read - searched, "total": time.perf_counter() - began}
+    yield Answer(question, text, not citations, tuple(citations), passages, timings)
+
+
+def judge(question: str, hits: list[Hit], reader: Reader) -> list[tuple[Hit, Reading, float]]:
+    """Read every hit: its best span, in characters of `hit.text`, and the probability that it answers."""
+    asked = content_words(question)
+    headings = [f"{hit.heading}\n" if hit.heading else "" for hit in hits]
+    readings = reader.read(question, [heading + hit.text for heading, hit in zip(headings, hits)])
+    judged = []
+    for hit, heading, reading in zip(hits, headings, readings):
+        held = content_words(heading + hit.text)
+        coverage = len(asked & held) / max(1, len(asked))
+        probability = reader.calibration.probability(reading.margin, coverage)
+        judged.append((hit, reading.shifted(-len(heading)), probability))
+    return judged
+
+
+_STOP_WORDS = frozenset(
+    "a an and any are as at be been being but by can could did do does for from had has have how i if in into is it "
+    "its me my of on or our shall should so such than that the their them then there these they this those to us was "
+    "we were what when where which while who whom whose why will with would you your".split()
+)
+
+
+def content_words(text: str) -> set[str]:
+    """Lower-case words that carry meaning, cut to a rough stem of six letters (CJK: single characters)."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = re.findall(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+", folded)
+    return {word[:6] for word in words if word not in _STOP_WORDS}
+
+
+def _cite(collection: Collection, hit: Hit, reading: Reading, marker: int) -> Citation:
+    """The sentence around the span, with the list or code block that it introduces, verified against the store."""
+    spans = sentences(hit.text)
+    answer_start, answer_end = max(reading.start, 0), max(reading.end, 1)
+    inside = [i for i, (start, end) in enumerate(spans) if start < answer_end and end > answer_start]
+    first, last = inside[0], inside[-1]
+    if hit.text[spans[last][1] - 1] == ":":
+        while last + 1 < len(spans) and spans[last + 1][1] - spans[first][0] <= _MAX_CONTINUATION:
+            last += 1
+    start, end = hit.start + spans[first][0], hit.start + spans[last][1]
+    quote = collection.document_text(hit.document)[start:end]
+    if quote != hit.text[spans[first][0] : spans[last][1]]:
+        raise StoreError(
+            f"{hit.document}: the index and the stored text disagree at {start}-{end}; run `modelworks docs doctor`"
+        )
+    page = collection.page_of(hit.document, start)
+    return Citation(
+        marker, hit.document, page, start, end, quote, max(hit.start + answer_start, start), hit.start + answer_end
+    )
+
+
+def _same(one: Citation, other: Citation) -> bool:
+    """Whether two citations overlap in one document or say the same words in two."""
+    if one.file == other.file and one.start < other.end and other.start < one.end:
+        return True
+    return _flowing(one.quote).casefold() == _flowing(other.quote).casefold()
+
+
+def _flowing(quote: str) -> str:
+    """A quote as running text: line ends of a page become spaces."""
+    return " ".join(quote.split())

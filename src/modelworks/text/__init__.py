@@ -1,0 +1,1 @@
+"""Tokens and dialogue: tokenizers, the chat renderer, streaming detokenisation."""

@@ -1,0 +1,399 @@
+"""Messages to token ids and a loss mask: the one renderer of training, evaluation and serving.
+
+The text is what the model's own Jinja template writes, in a sandbox, with the helpers that templates on the Hugging
+Face hub expect. What a message says is text and stays text: the spelling of a control token inside it is rendered as
+private characters, which no template looks at and which are turned back after the template's own control tokens are
+known. The loss mask covers what the model has to produce: each assistant turn's content and the token that ends it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, NoReturn
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.runtime
+import jinja2.sandbox
+
+from modelworks.core.errors import ModelworksError
+from modelworks.core.log import warn_once
+from modelworks.text.tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
+Span = tuple[int, int]
+
+_PRIVATE: Final = range(0x10FFFD, 0xF0000, -1)  # private use planes 16 and 15, from the end nobody starts at
+_GENERATION_TAG: Final = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+
+
+class ChatError(ModelworksError):
+    """Messages are malformed, or the model's chat template does not accept them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A dialogue as the model reads it; `loss_mask[i]` says that `ids[i]` is the assistant's to produce."""
+
+    ids: list[int]
+    loss_mask: list[bool]
+    text: str
+
+
+def render(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = False,
+) -> Rendered:
+    """Render messages with the tokenizer's chat template.
+
+    A message has a `role` and a `content`: a string, or a list of `{"type": "text", "text": ...}`; an assistant's may
+    have `tool_calls`, whose `arguments` are an object or its JSON. `tools` are JSON schemas as OpenAI's API states
+    them. BOS is there once if the tokenizer adds one, whether or not the template writes it.
+
+    Raises `ChatError` for a tokenizer without a template (set `tokenizer.chat_template`), for a malformed message (by
+    its index), and with the template's own words where it refuses a dialogue.
+    """
+    if tokenizer.chat_template is None:
+        raise ChatError("no chat template: set tokenizer.chat_template to a Jinja template, or give the prompt as text")
+    checked = [_checked(index, message) for index, message in enumerate(_sequence(messages))]
+    private = _Private(tokenizer, checked, tools, tokenizer.chat_template)
+    chat = _Chat(tokenizer, private, private.hide(checked), private.hide(_plain(tools)) if tools else None)
+
+    marked = chat.render(len(checked), add_generation_prompt)
+    if _GENERATION_TAG.search(tokenizer.chat_template):
+        hidden, spans = private.unmark(marked)
+    else:
+        hidden, _ = private.unmark(marked)
+        spans = chat.assistant_spans(hidden)
+    ids, offsets = _encode(tokenizer, private, hidden)
+    mask = [False] * len(ids)
+    for start, end in spans:
+        covered = _tokens_in(offsets, (private.position(hidden, start), private.position(hidden, end)))
+        for index in _through_stop(tokenizer, ids, covered):
+            mask[index] = True
+    if tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
+        ids, mask = [tokenizer.bos_id, *ids], [False, *mask]
+    return Rendered(ids, mask, private.reveal(hidden))
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def _sequence(messages: Sequence[Message]) -> Sequence[Message]:
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise ChatError(f"messages must be a list of messages, not {type(messages).__name__}")
+    if not messages:
+        raise ChatError("there are no messages to render")
+    return messages
+
+
+def _checked(index: int, message: Message) -> dict[str, Any]:
+    """A copy of a message in the form templates are written for: content a string, arguments objects, no nulls."""
+    where = f"message {index}"
+    if not isinstance(message, Mapping):
+        raise ChatError(f"{where}: expected an object with role and content, not {type(message).__name__}")
+    copy: dict[str, Any] = {key: value for key, value in _plain(message).items() if value is not None}
+    role = copy.get("role")
+    if not isinstance(role, str) or not role:
+        raise ChatError(
+            f"{where}: its role is {role!r}, expected a name such as 'user'" if role else f"{where}: no role"
+        )
+    if "tool_calls" in copy:
+        calls = copy["tool_calls"]
+        if not isinstance(calls, list):
+            raise ChatError(f"{where}: its tool_calls are {type(calls).__name__}, expected a list")
+        copy["tool_calls"] = [_checked_call(f"{where}: tool call {at}", call) for at, call in enumerate(calls)]
+    content = copy.get("content")
+    if isinstance(content, list):
+        copy["content"] = "".join(_text_part(f"{where}: part {at}", part) for at, part in enumerate(content))
+    elif content is None and copy.get("tool_calls"):
+        copy["content"] = ""
+    elif content is None:
+        raise ChatError(f"{where}: no content")
+    elif not isinstance(content, str):
+        raise ChatError(f"{where}: its content is {type(content).__name__}, expected a string")
+    return copy
+
+
+def _text_part(where: str, part: Any) -> str:
+    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    raise ChatError(f"{where} of its content is {kind!r}; this model reads text only")
+
+
+def _checked_call(where: str, call: Any) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ChatError(f"{where} has no function name")
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError as error:
+            raise ChatError(f"{where}: its arguments are not JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise ChatError(f"{where}: its arguments are {type(arguments).__name__}, expected an object")
+    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+
+
+def _plain(value: Any) -> Any:
+    """A copy made of JSON's types alone: templates are foreign code and get no object with methods of its own."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)  # of an enum's member the value, not the name
+    for kind in (int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in value]
+    raise ChatError(f"messages and tools hold JSON's types only, not {type(value).__name__}")
+
+
+def _strings(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _strings(item)
+    elif isinstance(value, Iterable):
+        for item in value:
+            yield from _strings(item)
+
+
+# --- control tokens in what people wrote ------------------------------------------------------------------------------
+
+
+class _Private:
+    """Stand-ins of one private character each: for control tokens spelled in messages, and for generation marks."""
+
+    def __init__(self, tokenizer: Tokenizer, messages: Any, tools: Any, template: str) -> None:
+        texts = [*_strings(messages), *_strings(tools or ()), template]
+        taken = {ord(char) for text in texts if not text.isascii() for char in text if ord(char) >= _PRIVATE.stop}
+        free = (chr(code) for code in _PRIVATE if code not in taken)
+        self.open, self.close = next(free), next(free)
+        self._control = tokenizer.control_pattern
+        spelled = dict.fromkeys(found for text in texts[:-1] for found in self._control.findall(text))
+        self._char = {token: next(free) for token in spelled}
+        self._token = {char: token for token, char in self._char.items()}
+        self._any_char = re.compile(f"[{re.escape(''.join(self._token))}]") if self._token else None
+
+    def hide(self, value: Any) -> Any:
+        if not self._char:
+            return value
+        if isinstance(value, str):
+            return self._control.sub(lambda found: self._char[found.group()], value)
+        if isinstance(value, dict):
+            return {self.hide(key): self.hide(item) for key, item in value.items()}
+        return [self.hide(item) for item in value] if isinstance(value, list) else value
+
+    @property
+    def hides(self) -> bool:
+        return bool(self._token)
+
+    def reveal(self, text: str) -> str:
+        return self._any_char.sub(lambda found: self._token[found.group()], text) if self._any_char else text
+
+    def position(self, hidden: str, at: int) -> int:
+        """Where the character `at` of a hidden text stands once it is revealed."""
+        return len(self.reveal(hidden[:at])) if self._any_char else at
+
+    def split(self, hidden: str) -> list[str]:
+        """The text between control tokens and the tokens themselves, in turns, starting with text."""
+        return re.split(f"({self._control.pattern})", hidden)
+
+    def unmark(self, marked: str) -> tuple[str, list[Span]]:
+        """Take the marks of generation blocks out of a text; their spans count characters of what is left."""
+        pieces, spans, length, opened = [], [], 0, 0
+        for piece in re.split(f"([{self.open}{self.close}])", marked):
+            if piece == self.open:
+                opened = length
+            elif piece == self.close:
+                spans.append((opened, length))
+            else:
+                pieces.append(piece)
+                length += len(piece)
+        return "".join(pieces), spans
+
+
+# --- the template -----------------------------------------------------------------------------------------------------
+
+
+class _GenerationBlock(jinja2.ext.Extension):
+    """`{% generation %} ... {% endgeneration %}`: what the assistant produces, put between two marks."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's own way to state it
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        marks: list[jinja2.nodes.Expr] = [jinja2.nodes.ContextReference()]
+        return jinja2.nodes.CallBlock(self.call_method("_marked", marks), [], [], body).set_lineno(line)
+
+    @staticmethod
+    def _marked(context: jinja2.runtime.Context, caller: jinja2.runtime.Macro) -> str:
+        opening, closing = context[_MARKS]
+        return f"{opening}{caller()}{closing}"
+
+
+_MARKS: Final = "modelworks_generation_marks"
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As the templates' authors had it: plain JSON, where Jinja's own filter escapes it for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+@lru_cache(maxsize=64)
+def _compiled(template: str) -> jinja2.Template:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _GenerationBlock]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    try:
+        return environment.from_string(template)
+    except jinja2.TemplateSyntaxError as error:
+        raise ChatError(f"the chat template is not valid Jinja, line {error.lineno}: {error.message}") from error
+
+
+class _Chat:
+    """A dialogue under its template."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, private: _Private, messages: list[dict[str, Any]], tools: list[Any] | None
+    ) -> None:
+        assert tokenizer.chat_template is not None
+        self._template = _compiled(tokenizer.chat_template)
+        self._private = private
+        self._messages = messages
+        now = datetime.datetime.now()  # one moment for all renderings of this dialogue
+        self._context: dict[str, Any] = {
+            "tools": tools,
+            "documents": None,
+            "strftime_now": lambda format: now.strftime(format),
+            _MARKS: (private.open, private.close),
+        }
+        for name in ("bos", "eos", "pad", "unk"):
+            index = getattr(tokenizer, f"{name}_id")
+            if index is not None:
+                self._context[f"{name}_token"] = tokenizer.backend.id_to_token(index)
+        stops = filter(None, map(tokenizer.backend.id_to_token, sorted(tokenizer.stop_ids)))
+        self._stops = re.compile("|".join(map(re.escape, stops)) or r"(?!)")
+
+    def render(self, count: int, add_generation_prompt: bool) -> str:
+        """The first `count` messages."""
+        try:
+            return self._template.render(
+                **self._context, messages=self._messages[:count], add_generation_prompt=add_generation_prompt
+            )
+        except jinja2.TemplateError as error:  # also what a sandbox refuses, and undefined values
+            raise ChatError(f"the chat template refuses these messages: {error}") from error
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            raise ChatError(f"the chat template fails on these messages: {error}") from error
+
+    def assistant_spans(self, full: str) -> list[Span]:
+        """What the assistant adds in each of its turns, found by rendering the dialogue up to and through the turn.
+
+        A turn starts where the generation prompt of the dialogue before it ends. It ends with the rendering through the
+        turn; or, where a template writes a past turn otherwise than a last one (leaving its reasoning out, say), with
+        the first token that ends a turn.
+        """
+        spans = []
+        for index, message in enumerate(self._messages):
+            if message["role"] != "assistant":
+                continue
+            before = self._before(index)
+            start = _common(full, before[True])
+            if start < _common(full, before[False]):
+                raise ChatError(f"message {index}: the chat template writes no recognisable turn for it")
+            through = self._private.unmark(self.render(index + 1, False))[0]
+            if full.startswith(through):
+                end = len(through)
+            else:
+                stop = self._stops.search(full, start)
+                end = stop.end() if stop else len(full)
+            if before[True] == before[False]:  # the template has no generation prompt, so its turns' headers follow
+                start = max(start, full.find(message["content"].strip(), start, end))
+            spans.append((start, end))
+        return spans
+
+    def _before(self, index: int) -> dict[bool, str]:
+        """The dialogue before a turn, with and without the generation prompt."""
+        if index == 0:  # templates may refuse to write no messages at all
+            return {True: "", False: ""}
+        return {prompt: self._private.unmark(self.render(index, prompt))[0] for prompt in (True, False)}
+
+
+def _common(left: str, right: str) -> int:
+    """The length of the longest common prefix."""
+    if left.startswith(right):
+        return len(right)
+    return next((at for at, (a, b) in enumerate(zip(left, right)) if a != b), min(len(left), len(right)))
+
+
+# --- ids and mask -----------------------------------------------------------------------------------------------------
+
+
+def _encode(tokenizer: Tokenizer, private: _Private, hidden: str) -> tuple[list[int], list[Span]]:
+    """The ids of a rendered dialogue; offsets count characters of the revealed text."""
+    if not private.hides:
+        return tokenizer.encode_with_offsets(hidden, parse_special=True)
+    ids: list[int] = []
+    offsets: list[Span] = []
+    at = 0
+    for turn, piece in enumerate(private.split(hidden)):
+        text = private.reveal(piece)
+        if turn % 2:
+            ids.append(tokenizer.control_id(piece))
+            offsets.append((at, at + len(text)))
+        elif text:
+            more, spans = tokenizer.encode_with_offsets(text, at_start=at == 0)
+            ids += more
+            offsets += [(start + at, end + at) for start, end in spans]
+        at += len(text)
+    return ids, offsets
+
+
+def _tokens_in(offsets: list[Span], span: Span) -> range:
+    """The tokens that cover any character of a span; offsets are in order."""
+    covered = [index for index, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
+    return range(covered[0], covered[-1] + 1) if covered else range(0)
+
+
+def _through_stop(tokenizer: Tokenizer, ids: list[int], covered: range) -> range:
+    """An assistant's tokens through the one that ends the turn, and nothing of what the template writes after it."""
+    for index in reversed(covered):
+        if ids[index] in tokenizer.stop_ids:
+            return range(covered.start, index + 1)
+    if covered and covered.stop < len(ids) and ids[covered.stop] in tokenizer.stop_ids:
+        return range(covered.start, covered.stop + 1)
+    if covered:
+        warn_once(
+            "the chat template ends no assistant turn with a stop token, so training on it does not teach to stop"
+        )
+    return covered
