@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 
 from modelworks.core.errors import DownloadError
 from modelworks.models.fetch import pull
+from modelworks.models.load import load
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97,
@@ -82,27 +87,152 @@ def tiny_hf(name: str, **changes: Any) -> Any:
     return model.eval()
 
 
-def hf_logits(model: Any, ids_BT: torch.Tensor, **more: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(ids_BT, **more).logits
+@dataclass(frozen=True)
+class Pair:
+    """The same weights as transformers' model and as ours, and the folder that both read."""
+
+    hf: Any
+    ours: Any
+    folder: Path
+
+    def hf_logits(self, ids_BT: torch.Tensor, **more: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return self.hf(ids_BT, **more).logits
+
+
+_pairs: dict[str, Pair] = {}
+
+
+def _pair(name: str, root: pytest.TempPathFactory) -> Pair:
+    if name not in _pairs:
+        hf, folder = tiny_hf(name), root.mktemp(name)
+        hf.save_pretrained(folder)
+        _pairs[name] = Pair(hf, load(folder), folder)
+    return _pairs[name]
+
+
+@pytest.fixture(params=FAMILIES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Each family in turn."""
+    return _pair(request.param, tmp_path_factory)
+
+
+@pytest.fixture
+def pair_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
+    """One family by name."""
+    return lambda name: _pair(name, tmp_path_factory)
+
+
+@pytest.fixture
+def make_hf() -> Callable[..., Any]:
+    return tiny_hf
+
+
+# GGUF's names for parts of a layer (llama.cpp: gguf-py/gguf/constants.py), by Hugging Face's.
+_GGUF_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "post_attention_layernorm": "ffn_norm",
+    "transformer.wte": "token_embd",
+    "transformer.wpe": "position_embd",
+    "transformer.ln_f": "output_norm",
+    "ln_1": "attn_norm",
+    "ln_2": "ffn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
+_GEMMA_NAMES = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def _permuted(rows: np.ndarray, heads: int) -> np.ndarray:
+    """What llama.cpp's converter does to Llama's q and k."""
+    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def write_gguf(path: Path, hf: Any, *, matrices: str = "F32", metadata: dict[str, Any] | None = None) -> Path:
+    """A transformers model as llama.cpp's converter would write it, its matrices quantised to one type."""
+    config = hf.config
+    arch = {"gemma3_text": "gemma3", "mistral": "llama"}.get(config.model_type, config.model_type)
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_head_count(config.num_attention_heads)
+    if arch == "gpt2":
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+        writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
+    else:
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count_kv(config.num_key_value_heads)
+        rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+        writer.add_rope_freq_base(rope["rope_theta"])
+        if getattr(config, "head_dim", None):
+            writer.add_key_length(config.head_dim)
+        if rope["rope_type"] in ("linear", "yarn"):
+            writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
+            writer.add_rope_scaling_factor(rope["factor"])
+        if "original_max_position_embeddings" in rope:
+            writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        if arch == "gemma3":
+            writer.add_sliding_window(config.sliding_window)
+    for key, value in (metadata or {}).items():
+        (writer.add_string if isinstance(value, str) else writer.add_uint32)(key, value)
+    names = _GGUF_NAMES | (_GEMMA_NAMES if arch == "gemma3" else {})
+    quantised = gguf.GGMLQuantizationType[matrices]
+    for name, tensor in hf.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        inner, _, kind = name.rpartition(".")
+        layer = re.match(r"(?:model\.layers|transformer\.h)\.(\d+)\.(.*)", inner)
+        stored = f"blk.{layer[1]}.{names[layer[2]]}.{kind}" if layer else f"{names[inner]}.{kind}"
+        values = tensor.float().numpy()
+        if arch == "llama" and ".attn_q." in stored:
+            values = _permuted(values, config.num_attention_heads)
+        if arch == "llama" and ".attn_k." in stored:
+            values = _permuted(values, config.num_key_value_heads)
+        if arch == "gemma3" and stored.endswith("norm.weight"):
+            values = values + 1
+        if arch == "gpt2" and layer and values.ndim == 2:
+            values = values.T
+        values = np.ascontiguousarray(values)
+        if values.ndim == 1 or matrices == "F32":
+            writer.add_tensor(stored, values)
+        else:
+            writer.add_tensor(stored, gguf.quants.quantize(values, quantised), raw_dtype=quantised)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture
+def to_gguf(tmp_path: Path) -> Callable[..., Path]:
+    return lambda hf, **more: write_gguf(tmp_path / "tiny.gguf", hf, **more)
 
 
 @pytest.fixture
 def ids_BT() -> torch.Tensor:
     return torch.randint(3, 97, (2, 13), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def hf_folder(tmp_path: Path) -> Callable[..., tuple[Any, Path]]:
-    """A transformers model and the folder that transformers saved it in."""
-
-    def make(name: str, **changes: Any) -> tuple[Any, Path]:
-        model = tiny_hf(name, **changes)
-        folder = tmp_path / f"hf-{name}"
-        model.save_pretrained(folder)
-        return model, folder
-
-    return make
 
 
 @pytest.fixture(scope="session")
@@ -124,18 +254,20 @@ def starter_embedder() -> Path:
 class ListCache:
     """The plainest `KVCache`: concatenation. The engine's own is tested with the engine."""
 
-    def __init__(self) -> None:
-        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.length = 0
+    def __init__(self, num_layers: int) -> None:
+        self.layers: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * num_layers
+
+    @property
+    def length(self) -> int:
+        return min(0 if held is None else held[0].shape[2] for held in self.layers)
 
     def update(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if layer in self.layers:
-            old_k, old_v = self.layers[layer]
-            k, v = torch.cat((old_k, k), 2), torch.cat((old_v, v), 2)
+        if (held := self.layers[layer]) is not None:
+            k, v = torch.cat((held[0], k), 2), torch.cat((held[1], v), 2)
         self.layers[layer] = k, v
         return k, v
 
 
 @pytest.fixture
-def list_cache() -> type[ListCache]:
-    return ListCache
+def make_cache() -> Callable[[Any], ListCache]:
+    return lambda model: ListCache(model.config.num_hidden_layers)

@@ -100,7 +100,8 @@ class GGUFFile:
         try:
             size = self.path.stat().st_size
             # numpy cannot map an empty file; the header check below then says what is wrong with it.
-            mapped = np.memmap(self.path, np.uint8, mode="r") if size else np.empty(0, dtype=np.uint8)
+            # Copy-on-write, so that torch takes the arrays without a warning; the file is never written.
+            mapped = np.memmap(self.path, np.uint8, mode="c") if size else np.empty(0, dtype=np.uint8)
             self._bytes: NDArray[np.uint8] = mapped.view(np.ndarray)  # memmap's own slicing is several times slower
         except OSError as error:
             raise ModelFileError(f"{self.path}: {error.strerror or error}") from error

@@ -161,7 +161,7 @@ class _Row:
         self._sampling = sampling
         self._sampler = Sampler(sampling, self.prompt_ids, model.config.vocab_size)
         self._stops = StopStrings(sampling.stop)
-        self._stop_ids: frozenset[int] = frozenset() if tokenizer is None else tokenizer.stop_ids
+        self._stop_ids = _stop_ids(model)
         if sampling.stop and tokenizer is None:
             raise ConfigError("stop strings need a tokenizer, and the model has none")
         # An answer to messages is a text of its own; anything else goes on from the prompt, spaces included.
@@ -197,6 +197,13 @@ class _Row:
         if stopped:
             return text, "stop"
         return text + (self._stops.flush() if reason is not None else ""), reason
+
+
+def _stop_ids(model: LanguageModel) -> frozenset[int]:
+    """The tokens that end an answer: those the tokenizer knows and those the model's configuration names."""
+    stated = getattr(model.config, "eos_token_id", None)
+    known = frozenset() if model.tokenizer is None else model.tokenizer.stop_ids
+    return known | frozenset(() if stated is None else (stated,) if isinstance(stated, int) else stated)
 
 
 def _room(model: LanguageModel, prompt_tokens: int, max_tokens: int | None) -> int:

@@ -157,10 +157,14 @@ def filtered(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 
 class Sampler:
-    """Chooses the tokens of one answer: its generator, and what it has said so far."""
+    """Chooses the tokens of one answer: its generator, and what it has said so far.
+
+    Raises `ConfigError` for a `logit_bias` outside the vocabulary.
+    """
 
     def __init__(self, sampling: Sampling, prompt_ids: Iterable[int], vocab_size: int) -> None:
         self.sampling = sampling
+        self._bias_V = add_bias(torch.zeros(vocab_size), sampling.logit_bias)
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -175,7 +179,7 @@ class Sampler:
         sampling = self.sampling
         # A model that overflows gives NaN; such tokens are no choice, and +inf is the largest number.
         logits_V = torch.nan_to_num(logits_V.float().cpu(), nan=-math.inf, posinf=torch.finfo().max, neginf=-math.inf)
-        logits_V = add_bias(logits_V, sampling.logit_bias)
+        logits_V = logits_V + self._bias_V
         if sampling.repetition_penalty != 1:
             logits_V = penalize_repetition(logits_V, self._seen_V, sampling.repetition_penalty)
         if sampling.frequency_penalty or sampling.presence_penalty:

@@ -18,6 +18,10 @@ from torch import Tensor, nn
 
 from modelworks.core.errors import ConfigError
 from modelworks.models.base import Pretrained
+from modelworks.models.config import MAX_LAYERS, check_numbers, check_sizes, given
+
+_REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_OPTIONAL = ("max_position_embeddings", "type_vocab_size", "layer_norm_eps")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,15 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        check_sizes(vars(self), (*_REQUIRED, "max_position_embeddings", "type_vocab_size"))
+        check_sizes(vars(self), ["num_hidden_layers"], most=MAX_LAYERS)
+        check_numbers(vars(self), ("layer_norm_eps", "dropout"))
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
+            )
+
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> BertConfig:
         """Read a `config.json`; raise ConfigError where it asks for a variant that is not implemented."""
@@ -43,30 +56,10 @@ class BertConfig:
         positions = config.get("position_embedding_type", "absolute")
         if positions != "absolute":
             raise ConfigError(f"BERT with position_embedding_type={positions!r} is not supported; only 'absolute' is")
-        missing = [
-            name
-            for name in (
-                "vocab_size",
-                "hidden_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "intermediate_size",
-            )
-            if name not in config
-        ]
-        if missing:
+        if missing := [name for name in _REQUIRED if config.get(name) is None]:
             raise ConfigError(f"BERT config lacks {', '.join(missing)}")
-        return cls(
-            vocab_size=config["vocab_size"],
-            hidden_size=config["hidden_size"],
-            num_hidden_layers=config["num_hidden_layers"],
-            num_attention_heads=config["num_attention_heads"],
-            intermediate_size=config["intermediate_size"],
-            max_position_embeddings=config.get("max_position_embeddings", 512),
-            type_vocab_size=config.get("type_vocab_size", 2),
-            layer_norm_eps=config.get("layer_norm_eps", 1e-12),
-            dropout=config.get("hidden_dropout_prob", 0.1),
-        )
+        values = given(config, (*_REQUIRED, *_OPTIONAL))
+        return cls(**values, dropout=config.get("hidden_dropout_prob", 0.1))
 
     def to_hf(self) -> dict[str, Any]:
         """The `config.json` that transformers reads back as the same encoder."""

@@ -7,6 +7,9 @@ from typing import Any, Protocol, Self
 
 from modelworks.core.errors import ConfigError
 
+# Far beyond any model: a config that claims more is damaged, and building it would fill the memory with layers.
+MAX_LAYERS = 10_000
+
 
 class ModelConfig(Protocol):
     """A family's dataclass. `to_hf` gives what `from_hf` and transformers read back as the same model."""
@@ -20,12 +23,12 @@ class ModelConfig(Protocol):
     def to_hf(self) -> dict[str, Any]: ...
 
 
-def check_sizes(values: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise ConfigError unless each named value is there and is a positive whole number (and no bool)."""
+def check_sizes(values: Mapping[str, Any], names: Iterable[str], *, most: int = 2**31 - 1) -> None:
+    """Raise ConfigError unless each named value is there and is a whole number (no bool) from 1 to `most`."""
     for name in names:
         value = values.get(name)
-        if type(value) is not int or not 0 < value < 2**31:
-            raise ConfigError(f"{name} must be a positive whole number, got {value!r}")
+        if type(value) is not int or not 0 < value <= most:
+            raise ConfigError(f"{name} must be a positive whole number up to {most}, got {value!r}")
 
 
 def check_numbers(values: Mapping[str, Any], names: Iterable[str]) -> None:
@@ -34,6 +37,21 @@ def check_numbers(values: Mapping[str, Any], names: Iterable[str]) -> None:
         value = values.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ConfigError(f"{name} must be a number, 0 or more, got {value!r}")
+
+
+def check_flags(values: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raise ConfigError unless each named value is there and is true or false."""
+    for name in names:
+        if not isinstance(values.get(name), bool):
+            raise ConfigError(f"{name} must be true or false, got {values.get(name)!r}")
+
+
+def object_in(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A nested object, empty where it is absent or null; raise ConfigError for anything else."""
+    value = config.get(name)
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"{name} must be an object, got {value!r}")
+    return value or {}
 
 
 def given(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

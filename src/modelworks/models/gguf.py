@@ -176,7 +176,7 @@ class GGUFModel:
         rope = RopeConfig(
             rope_theta=self._get("rope.freq_base", _NUMBER, 1e4),
             rope_type="llama3",
-            factor=float(divisors.max()),
+            factor=round(float(divisors.max()), 4),
             original_max_position_embeddings=8192,
         )
         plain, _ = RopeConfig(rope_theta=rope.rope_theta).frequencies(head_dim, 0)

@@ -19,7 +19,7 @@ from modelworks.core.errors import ConfigError, ContextLengthError
 from modelworks.models.base import LanguageModel
 from modelworks.models.blocks.attention import KVCache, attend, causal_mask
 from modelworks.models.blocks.mlp import activation
-from modelworks.models.config import check_numbers, check_sizes, given, token_ids
+from modelworks.models.config import MAX_LAYERS, check_flags, check_numbers, check_sizes, given, token_ids
 
 _SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
 _NUMBERS = ("layer_norm_epsilon", "initializer_range", "embd_pdrop", "resid_pdrop", "attn_pdrop")
@@ -48,8 +48,12 @@ class GPT2Config:
 
     def __post_init__(self) -> None:
         check_sizes(vars(self), _SIZES)
+        check_sizes(vars(self), ["n_layer"], most=MAX_LAYERS)
         check_numbers(vars(self), _NUMBERS)
+        check_flags(vars(self), ["tie_word_embeddings"])
         activation(self.activation_function)
+        if max(self.embd_pdrop, self.resid_pdrop, self.attn_pdrop) >= 1:
+            raise ConfigError("a dropout of 1 or more drops everything")
         if self.n_embd % self.n_head:
             raise ConfigError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
 

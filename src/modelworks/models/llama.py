@@ -30,7 +30,7 @@ from modelworks.models.blocks.attention import KVCache, attend, causal_mask
 from modelworks.models.blocks.mlp import GatedMLP, activation
 from modelworks.models.blocks.norm import RMSNorm
 from modelworks.models.blocks.rope import RopeConfig, rotary, rotate
-from modelworks.models.config import check_numbers, check_sizes, given, token_ids
+from modelworks.models.config import MAX_LAYERS, check_flags, check_numbers, check_sizes, given, object_in, token_ids
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -50,6 +50,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 131_072,
         "num_key_value_heads": 8,
         "sliding_window": 4096,
+        "max_window_layers": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
     },
@@ -83,7 +84,7 @@ _UNSUPPORTED = ("attn_logit_softcapping", "final_logit_softcapping", "use_bidire
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
-    """Field names are those of the Hugging Face config; `rope` has an entry for each layer type in use.
+    """Field names are those of the Hugging Face config; `rope` has an entry for full and for sliding layers.
 
     Raises ConfigError for a combination that is no model.
     """
@@ -105,7 +106,7 @@ class LlamaConfig:
     attention_bias: bool = False
     mlp_bias: bool = False
     tie_word_embeddings: bool = False
-    query_pre_attn_scalar: float | None = None
+    query_pre_attn_scalar: int | None = None
     initializer_range: float = 0.02
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
@@ -114,6 +115,9 @@ class LlamaConfig:
     def __post_init__(self) -> None:
         check_sizes(vars(self), _SIZES)
         check_numbers(vars(self), ("rms_norm_eps", "initializer_range"))
+        check_flags(vars(self), ("attention_bias", "mlp_bias", "tie_word_embeddings"))
+        if self.query_pre_attn_scalar is not None:
+            check_sizes(vars(self), ["query_pre_attn_scalar"])
         activation(self.hidden_act)
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
@@ -124,11 +128,9 @@ class LlamaConfig:
             raise ConfigError(f"head_dim={self.head_dim} must be even: rotary positions turn pairs of dimensions")
         if len(self.layer_types) != self.num_hidden_layers:
             raise ConfigError(f"{len(self.layer_types)} layer_types for num_hidden_layers={self.num_hidden_layers}")
-        for kind in set(self.layer_types):
+        for kind in self.layer_types:
             if kind not in (FULL, SLIDING):
                 raise ConfigError(f"layer type {kind!r} is not supported; supported are {FULL} and {SLIDING}")
-            if kind not in self.rope:
-                raise ConfigError(f"no rotary parameters for layer type {kind}")
         if SLIDING in self.layer_types:
             check_sizes(vars(self), ["sliding_window"])
 
@@ -156,7 +158,7 @@ class LlamaConfig:
         Raises ConfigError where something is missing or asks for what is not implemented.
         """
         if config.get("model_type") == "gemma3":
-            config = {**config.get("text_config", {}), "model_type": "gemma3_text"}
+            config = {**object_in(config, "text_config"), "model_type": "gemma3_text"}
         kind = config.get("model_type")
         if kind not in _DEFAULTS:
             raise ConfigError(f"unknown model_type {kind!r}; the Llama family has {', '.join(_DEFAULTS)}")
@@ -166,7 +168,8 @@ class LlamaConfig:
         config = {**_DEFAULTS[kind], **config}
         if kind == "gemma3_text":
             config["hidden_act"] = config.get("hidden_activation") or config["hidden_act"]
-        check_sizes(config, _REQUIRED)
+        check_sizes(config, (*_REQUIRED, "max_position_embeddings"))
+        check_sizes(config, ["num_hidden_layers"], most=MAX_LAYERS)
         if config.get("num_key_value_heads") is None:
             config["num_key_value_heads"] = config["num_attention_heads"]
         if config.get("head_dim") is None:
@@ -191,14 +194,14 @@ class LlamaConfig:
             del written["layer_types"]
         if self.model_type in ("qwen2", "qwen3"):
             written["use_sliding_window"] = self.sliding_window is not None
-        main = self.rope.get(FULL) or self.rope[SLIDING]
+        main = self.rope[FULL]
         written["rope_theta"] = main.rope_theta
         written["rope_parameters"] = main.to_hf()
         if main.rope_type != "default":
             written["rope_scaling"] = main.to_hf()
         if self.is_gemma:
             written["hidden_activation"] = written.pop("hidden_act")
-            written["rope_local_base_freq"] = (self.rope.get(SLIDING) or main).rope_theta
+            written["rope_local_base_freq"] = self.rope[SLIDING].rope_theta
             written["rope_parameters"] = {kind: rope.to_hf() for kind, rope in self.rope.items()}
         return written
 
@@ -207,34 +210,34 @@ def _layer_types(kind: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Full or sliding, layer by layer, by each type's own rule where the config does not list them."""
     layers = range(config["num_hidden_layers"])
     if listed := config.get("layer_types"):
+        if not isinstance(listed, list | tuple):
+            raise ConfigError(f"layer_types must be a list, got {listed!r}")
         return tuple(listed)
     if config.get("sliding_window") is None:
         return tuple(FULL for _ in layers)
     if kind == "gemma3_text":
-        pattern = config.get("_sliding_window_pattern") or config["sliding_window_pattern"]
+        check_sizes(config, ["sliding_window_pattern"])
+        pattern = config["sliding_window_pattern"]
         return tuple(SLIDING if (layer + 1) % pattern else FULL for layer in layers)
-    first = 0 if kind == "mistral" else config["max_window_layers"]
+    check_numbers(config, ["max_window_layers"])
+    first = config["max_window_layers"]
     return tuple(SLIDING if layer >= first else FULL for layer in layers)
 
 
 def _rope(kind: str, config: Mapping[str, Any]) -> dict[str, RopeConfig]:
     """Rotary parameters of each layer type: the same for all, but for Gemma 3."""
     limit, theta = config["max_position_embeddings"], config.get("rope_theta") or 10_000.0
-    written = config.get("rope_parameters") or {}
+    written, scaling = object_in(config, "rope_parameters"), object_in(config, "rope_scaling")
     if kind != "gemma3_text":
         rope = RopeConfig.from_hf(
-            config.get("rope_scaling") or written,
-            theta=written.get("rope_theta", theta),
-            max_position_embeddings=limit,
+            scaling or written, theta=written.get("rope_theta") or theta, max_position_embeddings=limit
         )
-        return dict.fromkeys(sorted(set(config["layer_types"])), rope)
+        return {FULL: rope, SLIDING: rope}
     # Only the full layers are stretched: the sliding ones never look further than they were trained to.
     return {
-        FULL: RopeConfig.from_hf(
-            (written.get(FULL) or {}) | (config.get("rope_scaling") or {}), theta=theta, max_position_embeddings=limit
-        ),
+        FULL: RopeConfig.from_hf({**object_in(written, FULL), **scaling}, theta=theta, max_position_embeddings=limit),
         SLIDING: RopeConfig.from_hf(
-            written.get(SLIDING) or {}, theta=config["rope_local_base_freq"], max_position_embeddings=limit
+            object_in(written, SLIDING), theta=config["rope_local_base_freq"], max_position_embeddings=limit
         ),
     }
 

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from modelworks.core.errors import ModelFileError
 from modelworks.core.lineage import Lineage
 from modelworks.core.paths import atomic_folder
 from modelworks.models.base import Pretrained
@@ -28,7 +30,7 @@ def save(
     All or nothing: an existing folder is replaced once the new one is whole and on disk. A tied head is stored once,
     as the embedding. Weights are split into files of at most `max_shard_bytes`, a larger tensor alone in one.
     Without a `lineage`, the record names the model's source as its parent. Raises ModelFileError for a module that is
-    of no registered family.
+    of no registered family, and where the disk refuses.
     """
     target = Path(folder)
     architecture, family = architecture_of(model)
@@ -44,14 +46,18 @@ def save(
         weights[stored] = parameter.detach().T if is_transposed else parameter.detach()
     if lineage is None:
         lineage = Lineage(parents=(str(model.source),) if model.source is not None else ())
-    with atomic_folder(target) as scratch:
-        _write_json(scratch / CONFIG, config)
-        _write_weights(scratch, weights, max_shard_bytes)
-        if model.generation_defaults:
-            _write_json(scratch / GENERATION, dict(model.generation_defaults))
-        if model.tokenizer is not None:
-            model.tokenizer.save(scratch)
-        lineage.write(scratch)
+    try:
+        with atomic_folder(target) as scratch:
+            _write_json(scratch / CONFIG, config)
+            _write_weights(scratch, weights, max_shard_bytes)
+            if model.generation_defaults:
+                _write_json(scratch / GENERATION, dict(model.generation_defaults))
+            if model.tokenizer is not None:
+                model.tokenizer.save(scratch)
+            lineage.write(scratch)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ModelFileError(f"{target}: cannot be written: {reason}") from error
     return target
 
 

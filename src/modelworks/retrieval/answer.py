@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,14 +112,16 @@ def stream(
     judged = judge(question, hits, reader)
     read = time.perf_counter()
     passages = tuple(
-        Passage(hit.document, hit.page, hit.start, hit.end, hit.text, hit.score, round(probability, 4))
-        for hit, _, probability in judged
+        Passage(
+            row.hit.document, row.hit.page, row.hit.start, row.hit.end, row.hit.text, row.hit.score, row.probability
+        )
+        for row in judged
     )
     citations: list[Citation] = []
-    for hit, reading, probability in sorted(judged, key=lambda row: -row[2]):
-        if probability < limit or len(citations) == max_sentences:
+    for row in sorted(judged, key=lambda row: -row.probability):
+        if row.probability < limit or len(citations) == max_sentences:
             break
-        citation = _cite(collection, hit, reading, len(citations) + 1)
+        citation = _cite(collection, row.hit, row.reading, len(citations) + 1)
         if not any(_same(citation, earlier) for earlier in citations):
             citations.append(citation)
             yield citation
@@ -128,17 +130,26 @@ def stream(
     yield Answer(question, text, not citations, tuple(citations), passages, timings)
 
 
-def judge(question: str, hits: list[Hit], reader: Reader) -> list[tuple[Hit, Reading, float]]:
-    """Read every hit: its best span, in characters of `hit.text`, and the probability that it answers."""
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A passage that search brought, and what the reader makes of it; `reading` counts characters of `hit.text`."""
+
+    hit: Hit
+    reading: Reading
+    coverage: float
+    probability: float
+
+
+def judge(question: str, hits: Sequence[Hit], reader: Reader) -> list[Judged]:
+    """Read every hit under its headings."""
     asked = content_words(question)
     headings = [f"{hit.heading}\n" if hit.heading else "" for hit in hits]
-    readings = reader.read(question, [heading + hit.text for heading, hit in zip(headings, hits)])
+    readings = reader.read(question, [hit.text for hit in hits], headings)
     judged = []
     for hit, heading, reading in zip(hits, headings, readings):
         held = content_words(heading + hit.text)
         coverage = len(asked & held) / max(1, len(asked))
-        probability = reader.calibration.probability(reading.margin, coverage)
-        judged.append((hit, reading.shifted(-len(heading)), probability))
+        judged.append(Judged(hit, reading, coverage, reader.calibration.probability(reading.margin, coverage)))
     return judged
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 import time
@@ -16,6 +17,8 @@ from modelworks.retrieval import lexical
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x4D57_4B53  # "MWKS", in the file's header: this SQLite file is one of ours
 DATABASE = "collection.db"
+VECTORS = "vectors"
+"""Sub-folder of the approximate index, see `projection`."""
 
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -73,6 +76,10 @@ PRAGMA user_version = {SCHEMA_VERSION};
 """
 
 
+class WordIndexError(StoreError):
+    """The word index is damaged, which `doctor` can mend: it is derived from the chunks."""
+
+
 class Database:
     """The database of one collection; safe to share between threads, and files between processes."""
 
@@ -108,6 +115,7 @@ class Database:
             try:
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute("PRAGMA synchronous = NORMAL")  # with WAL: safe against kills, no fsync a commit
+                connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
                 connection.execute("PRAGMA schema_version")  # the first read: fails here where the file is unusable
             except BaseException:
                 connection.close()
@@ -154,6 +162,14 @@ class Database:
                     raise
                 time.sleep(0.05)
 
+    @staticmethod
+    def discard(folder: Path) -> None:
+        """Delete the files of a collection, whatever state they are in; others in its folder stay."""
+        with _user_errors(folder / DATABASE):
+            for suffix in ("", "-wal", "-shm"):
+                (folder / f"{DATABASE}{suffix}").unlink(missing_ok=True)
+            shutil.rmtree(folder / VECTORS, ignore_errors=True)
+
     def close(self) -> None:
         """Close the database; calling it again does nothing."""
         with self._lock:
@@ -192,6 +208,10 @@ class Database:
                 yield self._connection
             finally:
                 self._connection.execute("COMMIT")
+
+    def checkpoint(self) -> None:
+        """Move the log's content into the database and empty the log, unless another process is reading."""
+        self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
     def _transaction(self, *, moves: bool = True) -> Iterator[sqlite3.Connection]:
@@ -244,6 +264,8 @@ def _user_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CORRUPT_VTAB:
+            raise WordIndexError(f"{path}: its word index is damaged: run `modelworks docs doctor --repair`") from error
         advice = _ADVICE.get(_primary_code(error))
         if advice is None:
             raise

@@ -50,17 +50,33 @@ class DenseIndex:
         """The chunks nearest to the query among those that `where` allows; cosines of 0 or less are dropped."""
         if limit <= 0:
             return []
-        if self.store.value("SELECT count(*) FROM embeddings") <= self.exact_limit:
+        if self._vectors_stored() <= self.exact_limit:
             return self._search_matrix(query_C, limit, where)
         self._matrix = None
         if where is not None and self._matching(where, self.exact_limit + 1) <= self.exact_limit:
             return _top(*self._score(query_C, where), limit)
         return self._search_projection(query_C, limit, where)
 
+    def prepare(self) -> None:
+        """Bring the approximate index level with the store where it is needed, remove it where it is not."""
+        if self._vectors_stored() > self.exact_limit:
+            self._projected().level()
+        elif Projection.exists(self.store):
+            self._projection = None
+            Projection.remove(self.store)
+
     def scores(self, query_C: NDArray[np.float32], chunk_ids: Iterable[int]) -> dict[int, float]:
         """Cosines of given chunks, as far as they have vectors."""
         ids_M, scores_M = self._score(query_C, _among("chunks.id", chunk_ids))
         return dict(zip(ids_M.tolist(), scores_M.tolist(), strict=True))
+
+    def _vectors_stored(self) -> int:
+        return int(self.store.value("SELECT count(*) FROM embeddings"))
+
+    def _projected(self) -> Projection:
+        if self._projection is None:
+            self._projection = Projection(self.store)
+        return self._projection
 
     def _search_matrix(self, query_C: NDArray[np.float32], limit: int, where: Filter | None) -> Ranking:
         matrix = self._current_matrix()
@@ -96,12 +112,11 @@ class DenseIndex:
 
     def _search_projection(self, query_C: NDArray[np.float32], limit: int, where: Filter | None) -> Ranking:
         """Widen the approximate search until enough of what it finds passes the filter, and score that exactly."""
-        if self._projection is None:
-            self._projection = Projection(self.store)
+        projection = self._projected()
         # Quantised distances shuffle near neighbours, so fetch some more than asked for.
         wanted = 4 * limit
         while True:
-            keys = self._projection.search(query_C, wanted)
+            keys = projection.search(query_C, wanted)
             ids_M, scores_M = self._score(query_C, _among("chunks.text_hash", keys), where)
             if len(ids_M) >= limit or len(keys) < wanted:
                 return _top(ids_M, scores_M, limit)

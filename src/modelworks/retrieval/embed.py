@@ -65,15 +65,20 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 class EncoderEmbedder:
     """The `Embedder` over one of our own encoders. Nothing is loaded before it is needed, torch last."""
 
-    def __init__(self, ref: str = DEFAULT_EMBEDDER, *, max_tokens: int = MAX_TOKENS) -> None:
+    max_tokens = MAX_TOKENS
+
+    def __init__(self, ref: str = DEFAULT_EMBEDDER) -> None:
         """`ref`: as for `modelworks.load`. A model that cannot be had raises its error on first use."""
         self.ref = ref
-        self.max_tokens = max_tokens
         self._lock = threading.RLock()
         self._folder: Path | None = None
         self._id: str | None = None
         self._tokenizer: Tokenizer | None = None
         self._model: BertEncoder | None = None
+
+    def __reduce__(self) -> tuple[type[EncoderEmbedder], tuple[str]]:
+        """Travels to another process as its reference; the lock cannot, the model need not."""
+        return EncoderEmbedder, (self.ref,)
 
     @property
     def folder(self) -> Path:
@@ -120,15 +125,12 @@ class EncoderEmbedder:
                 from modelworks.models.bert import BertEncoder
                 from modelworks.models.load import load
 
-                model = load(self.folder)
-                if not isinstance(model, BertEncoder):
-                    raise ModelFileError(f"{self.ref}: a {type(model).__name__} is no embedder; a BERT encoder is")
-                self._model = model.eval()
+                self._model = load(self.folder, kind=BertEncoder)
             return self._model
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of `text` without [CLS] and [SEP]."""
-        return len(self.tokenizer.encode(text, add_special=False))
+        """Tokens of `text`, [CLS] and [SEP] included."""
+        return len(self.tokenizer.encode(text))
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors e_NC of length 1, in the texts' order."""

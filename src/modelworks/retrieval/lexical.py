@@ -11,13 +11,14 @@ import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from modelworks.retrieval.chunk import index_form
 from modelworks.retrieval.where import Filter
 
 if TYPE_CHECKING:
     from modelworks.retrieval.store import Store
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
-COLUMN_WEIGHTS = {"title": 0.5, "heading": 0.5, "index_text": 1.0, "cjk": 1.0}
+COLUMN_WEIGHTS = {"title": 0.5, "heading": 1.0, "index_text": 1.0, "cjk": 1.0}
 """How much one occurrence counts in each column of the index (the order is the table's)."""
 
 _CJK = re.compile(
@@ -37,11 +38,6 @@ _ENGLISH = """
     some such than that the their theirs them then there these they this those to us was we were what when where
     which while who whom whose why will with would you your yours"""
 STOP_WORDS = frozenset(_ENGLISH.split())
-
-
-def normalise(text: str) -> str:
-    """NFKC, so that ligatures, full-width forms and compatibility characters match their plain spelling."""
-    return unicodedata.normalize("NFKC", text)
 
 
 def _words(text: str) -> Iterator[str]:
@@ -88,7 +84,7 @@ def query_terms(query: str) -> list[str]:
     A query of nothing but stop words keeps them, so that "to be or not to be" can be found.
     """
     words: dict[str, None] = {}
-    for word in _words(normalise(query).casefold()):
+    for word in _words(index_form(query).casefold()):
         if _CJK.search(word) is None:
             words[word] = None
             continue

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.core.errors import StoreError
+from modelworks.retrieval.database import VECTORS
 from modelworks.retrieval.store import VECTOR_DTYPE, Store
 
-FOLDER = "vectors"
 _TABLE = "vectors"
 _BLOCK = 8192  # vectors copied at a time; keys in one delete
 _MIN_INDEXED = 256  # IVF needs rows to learn its centroids from; below, LanceDB's own scan is exact and fast
@@ -39,13 +39,18 @@ class Projection:
                 "a collection this large needs an approximate index: run `pip install 'modelworks[vectors]'`"
             ) from error
         self.store = store
-        self._folder = store.folder / FOLDER
+        self._folder = store.folder / VECTORS
         self._database = lancedb.connect(self._folder)
         self._table: Any = None
 
     @staticmethod
     def exists(store: Store) -> bool:
-        return (store.folder / FOLDER).exists()
+        return (store.folder / VECTORS).exists()
+
+    @staticmethod
+    def remove(store: Store) -> None:
+        """Delete the mirror, which a collection that has become small does without."""
+        shutil.rmtree(store.folder / VECTORS, ignore_errors=True)
 
     def level(self) -> None:
         """Bring the mirror to the store's present state; cheap where nothing has changed since the last time."""

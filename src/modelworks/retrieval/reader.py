@@ -29,6 +29,7 @@ from modelworks.text.tokenizer import Tokenizer
 MAX_TOKENS = 384
 """Question and passage together. Chunks hold at most 256 tokens, so only a very long question is ever cut."""
 MAX_ANSWER_TOKENS = 30
+_HEADING_TOKENS = 48
 _BATCH_TOKENS = 4096
 
 
@@ -67,6 +68,7 @@ class Reader:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.calibration = calibration
+        self._cls, self._sep = tokenizer.control_id("[CLS]"), tokenizer.control_id("[SEP]")
 
     @classmethod
     def from_file(cls, path: Path) -> Reader:
@@ -82,44 +84,54 @@ class Reader:
         return cls(model, base.tokenizer, Calibration(**json.loads(file.metadata["modelworks.calibration"])))
 
     @torch.inference_mode()
-    def read(self, question: str, passages: Sequence[str]) -> list[Reading]:
-        """The best span of each passage, in the passages' order."""
-        encoded = [self.tokenizer.encode_pair(question, passage, max_tokens=MAX_TOKENS) for passage in passages]
-        longest_first = sorted(range(len(passages)), key=lambda i: -len(encoded[i].ids))
+    def read(self, question: str, passages: Sequence[str], headings: Sequence[str] = ()) -> list[Reading]:
+        """The best span of each passage, in the passages' order.
+
+        `headings`, one a passage, are read before the passages but hold no answer.
+        """
+        asked = self.tokenizer.encode(question, add_special=False)[: MAX_TOKENS // 2]
+        room = MAX_TOKENS - len(asked) - 3
+        bodies = [self.tokenizer.encode_with_offsets(passage) for passage in passages]
+        above = [self.tokenizer.encode(heading, add_special=False)[:_HEADING_TOKENS] for heading in headings]
+        above = above or [[] for _ in passages]
+        lengths = [min(room, len(head) + len(body)) for head, (body, _) in zip(above, bodies, strict=True)]
+        longest_first = sorted(range(len(passages)), key=lambda i: -lengths[i])
         readings: dict[int, Reading] = {}
         while longest_first:
-            width = len(encoded[longest_first[0]].ids)
+            width = lengths[longest_first[0]] + len(asked) + 3
             rows = max(1, _BATCH_TOKENS // width)
             batch, longest_first = longest_first[:rows], longest_first[rows:]
             ids_BT = torch.zeros(len(batch), width, dtype=torch.long)
             segments_BT, mask_BT = torch.zeros_like(ids_BT), torch.zeros_like(ids_BT)
+            passage_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
+            second = len(asked) + 2  # where the second segment begins
             for row, i in enumerate(batch):
-                length = len(encoded[i].ids)
-                ids_BT[row, :length] = torch.tensor(encoded[i].ids)
-                segments_BT[row, :length] = torch.tensor(encoded[i].type_ids)
+                length = second + lengths[i] + 1
+                context = [*above[i], *bodies[i][0]][: lengths[i]]
+                ids_BT[row, :length] = torch.tensor([self._cls, *asked, self._sep, *context, self._sep])
+                segments_BT[row, second:length] = 1
                 mask_BT[row, :length] = 1
-            passage_BT = segments_BT.bool()
-            passage_BT[torch.arange(len(batch)), mask_BT.sum(1) - 1] = False  # the closing [SEP]
+                passage_BT[row, second + len(above[i]) : length - 1] = True
             start_BT, end_BT = self.model(ids_BT, mask_BT, segments_BT)
-            margin_B, first_B, last_B = best_spans(start_BT, end_BT, passage_BT)
-            for row, i in enumerate(batch):
-                offsets = encoded[i].offsets
-                start, end = offsets[int(first_B[row])][0], offsets[int(last_B[row])][1]
-                readings[i] = Reading(start, end, float(margin_B[row]))
+            for i, (margin, start, end) in zip(batch, best_spans(start_BT, end_BT, passage_BT)):
+                offsets, first = bodies[i][1], second + len(above[i])
+                readings[i] = Reading(offsets[start - first][0], offsets[end - first][1], margin)
         return [readings[i] for i in range(len(passages))]
 
 
-def best_spans(start_BT: Tensor, end_BT: Tensor, passage_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each row: the margin over [CLS] (token 0) and the first and last token of the best span in the passage.
+def best_spans(start_BT: Tensor, end_BT: Tensor, passage_BT: Tensor) -> list[tuple[float, int, int]]:
+    """For each row: the margin over [CLS] (token 0), and the first and the last token of the best span.
 
-    A span holds at most MAX_ANSWER_TOKENS tokens, all of them where `passage_BT` is true.
+    A span holds at most MAX_ANSWER_TOKENS tokens, all of them where `passage_BT` is true. Where it is true nowhere, the
+    margin is minus infinity.
     """
     T = start_BT.shape[1]
     pair_BTT = start_BT[:, :, None] + end_BT[:, None, :]
     near_TT = torch.ones(T, T, dtype=torch.bool).triu().tril(MAX_ANSWER_TOKENS - 1)
     allowed_BTT = near_TT & passage_BT[:, :, None] & passage_BT[:, None, :]
     best_B, at_B = pair_BTT.masked_fill(~allowed_BTT, -torch.inf).flatten(1).max(1)
-    return best_B - start_BT[:, 0] - end_BT[:, 0], at_B // T, at_B % T
+    margin_B = best_B - start_BT[:, 0] - end_BT[:, 0]
+    return [(margin, at // T, at % T) for margin, at in zip(margin_B.tolist(), at_B.tolist())]
 
 
 @functools.cache

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from modelworks.core.errors import StoreError
 from modelworks.retrieval import lexical
-from modelworks.retrieval.database import Database
+from modelworks.retrieval.chunk import index_form
+from modelworks.retrieval.database import Database, WordIndexError
 from modelworks.retrieval.document import Chunk, Document, Page
+from modelworks.retrieval.embed import Embedder
 
 VECTOR_DTYPE = np.dtype("<f2")
 
@@ -105,6 +107,10 @@ def text_hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+class NameTakenError(StoreError):
+    """A file of another synced folder has the name already."""
+
+
 class Store(Database):
     """What a collection holds; safe to share between threads, and its file between processes."""
 
@@ -144,6 +150,11 @@ class Store(Database):
         name, title, media_type, text, pages = rows[0]
         return StoredDocument(name, title, media_type, text, tuple(Page(*page) for page in json.loads(pages)))
 
+    def texts(self, names: Iterable[str]) -> dict[str, str]:
+        """The texts of some documents; those that are not in the collection are absent."""
+        sql = "SELECT name, text FROM documents WHERE name IN (SELECT value FROM json_each(?))"
+        return dict(self.rows(sql, (json.dumps(list(names)),)))
+
     def chunks(self, ids: Iterable[int]) -> dict[int, StoredChunk]:
         """The chunks with these ids; those deleted meanwhile are absent."""
         rows = self.rows(
@@ -162,10 +173,10 @@ class Store(Database):
     ) -> ChunkDelta:
         """Write a document with its chunks and words in place of what was stored under its name.
 
-        A document that was removed by hand stays out. Raises StoreError where the name belongs to another folder.
+        A document that was removed by hand stays out. Raises NameTakenError where the name belongs to another folder.
         """
         hashes = [text_hash(chunk.index_text) for chunk in chunks]
-        title = lexical.normalise(document.title)
+        title = index_form(document.title)
         with self._transaction() as connection:
             if self._claim(name, root) == "excluded":
                 return ChunkDelta(0, 0, 0)
@@ -227,7 +238,9 @@ class Store(Database):
         if row is None:
             return None
         if row[1] != root:
-            raise StoreError(f"the name is taken by a file of {row[1]}: sync the two folders' parent instead")
+            raise NameTakenError(
+                f"a file of {row[1]} has this name: give each folder a collection, or sync their parent"
+            )
         status: Status = row[0]
         return status
 
@@ -289,7 +302,7 @@ class Store(Database):
     def exclude(self, name: str) -> int:
         """Delete what came of a document, and keep it out of later syncs; return how many chunks went.
 
-        Only its name and hash stay, to know it again. Raises StoreError where there is no such document.
+        Its text is overwritten on disk too; only its name and hash stay, to know it again. Raises StoreError where there is no such document.
         """
         with self._transaction() as connection:
             row = connection.execute(
@@ -301,6 +314,9 @@ class Store(Database):
             dropped = self._count_chunks(name)
             self._replace_row(name, row[0], "excluded", "", FileState(*row[1:]))
             self._drop_orphans()
+            # FTS5 only marks words as deleted; merging its segments makes them go.
+            connection.execute("INSERT INTO chunks_fts (chunks_fts) VALUES ('optimize')")
+        self.checkpoint()
         return dropped
 
     def restore(self, name: str) -> None:
@@ -309,6 +325,24 @@ class Store(Database):
             cursor = connection.execute("DELETE FROM documents WHERE name = ? AND status = 'excluded'", (name,))
             if not cursor.rowcount:
                 raise StoreError(f"{name!r} was not removed from the collection, so there is nothing to restore")
+
+    def chunking(self) -> str | None:
+        """The strategy that files were cut with; None before the first sync."""
+        recorded = self.meta("chunking")
+        return recorded.partition("/")[0] if recorded else None
+
+    def note_chunking(self, strategy: str, max_tokens: int, *, reread: bool = False) -> None:
+        """Record how files are cut into chunks; where that has changed, or on `reread`, the next sync reads all."""
+        settings = f"{strategy}/{max_tokens}"
+        recorded = self.meta("chunking")
+        if recorded == settings and not reread:
+            return
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('chunking', ?)", (settings,))
+            if recorded is not None:
+                connection.execute(
+                    "UPDATE documents SET content_hash = NULL, mtime_ns = NULL WHERE status <> 'excluded'"
+                )
 
     # Vectors
 
@@ -328,32 +362,43 @@ class Store(Database):
     def bind_embedder(self, embedder_id: str, dimension: int, *, ref: str = "", replace: bool = False) -> None:
         """Record whose vectors these are. Raises StoreError where another model made those that are there.
 
-        `replace` drops the other model's vectors instead.
+        `replace` drops all vectors instead.
         """
         with self._transaction() as connection:
             recorded = self.embedder()
-            if recorded == (embedder_id, dimension):
-                return
             if recorded is not None and not replace:
-                raise _other_embedder(recorded, (embedder_id, dimension))
+                if recorded != (embedder_id, dimension):
+                    raise _other_embedder(recorded, (embedder_id, dimension))
+                return
             connection.execute("DELETE FROM embeddings")
             value = json.dumps({"id": embedder_id, "dimension": dimension, "ref": ref})
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('embedder', ?)", (value,))
 
-    def check_embedder(self, embedder_id: str, dimension: int) -> None:
+    def check_embedder(self, embedder: Embedder) -> None:
         """Raise StoreError where the vectors are not this model's."""
         recorded = self.embedder()
-        if recorded is not None and recorded != (embedder_id, dimension):
-            raise _other_embedder(recorded, (embedder_id, dimension))
+        if recorded is not None and recorded[0] != embedder.id:
+            raise _other_embedder(recorded, (embedder.id, embedder.dimension))
 
-    def pending(self, limit: int) -> list[tuple[str, str]]:
-        """Up to `limit` distinct texts that have no vector yet: (hash, text)."""
+    def count_pending(self) -> int:
+        """How many distinct texts have no vector yet."""
+        return int(
+            self.value(
+                "SELECT count(DISTINCT text_hash) FROM chunks WHERE text_hash NOT IN (SELECT text_hash FROM embeddings)"
+            )
+        )
+
+    def pending(self, limit: int, *, after: int = 0) -> list[tuple[int, str, str]]:
+        """Up to `limit` chunks without a vector, by ascending id: (id, text hash, text).
+
+        New chunks have higher ids than all before them, so one pass with growing `after` meets every one.
+        """
         return self.rows(
             """
-            SELECT text_hash, index_text FROM chunks
-            WHERE NOT EXISTS (SELECT 1 FROM embeddings WHERE embeddings.text_hash = chunks.text_hash)
-            GROUP BY text_hash ORDER BY min(id) LIMIT ?""",
-            (limit,),
+            SELECT id, text_hash, index_text FROM chunks WHERE id > ?
+            AND NOT EXISTS (SELECT 1 FROM embeddings WHERE embeddings.text_hash = chunks.text_hash)
+            ORDER BY id LIMIT ?""",
+            (after, limit),
         )
 
     def put_vectors(self, embedder_id: str, vectors: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
@@ -391,7 +436,27 @@ class Store(Database):
             "DELETE FROM embeddings WHERE text_hash NOT IN (SELECT text_hash FROM chunks)"
         ).rowcount
 
-    # Comparing
+    # Checking
+
+    def words_match(self) -> bool:
+        """Whether the word index is sound and says what the chunks say."""
+        try:
+            with self._transaction(moves=False) as connection:
+                # Rank 1: compare with the content table too (sqlite.org/fts5.html, "The 'integrity-check' Command").
+                connection.execute("INSERT INTO chunks_fts (chunks_fts, rank) VALUES ('integrity-check', 1)")
+        except WordIndexError:
+            return False
+        return True
+
+    def rebuild_words(self) -> None:
+        """Make the word index anew from the chunks."""
+        with self._transaction() as connection:
+            connection.execute("INSERT INTO chunks_fts (chunks_fts) VALUES ('rebuild')")
+
+    def drop_vectors(self, keys: Iterable[str]) -> None:
+        """Delete some texts' vectors, to be made again."""
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM embeddings WHERE text_hash = ?", [(key,) for key in keys])
 
     def fingerprint(self) -> str:
         """A hash of all that the store holds, free of row ids, times and paths: equal stores have equal ones.

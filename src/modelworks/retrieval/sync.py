@@ -8,23 +8,20 @@ there and what is stored, so a run that was killed is finished by the next one.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import stat
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modelworks.core.errors import DocumentError, StoreError
+from modelworks.core.errors import ConfigError, DocumentError
 from modelworks.core.log import Advance, progress
 from modelworks.retrieval.document import Chunk, Document
 from modelworks.retrieval.embed import Embedder
-from modelworks.retrieval.store import ChunkDelta, FileState, KnownFile, Store
+from modelworks.retrieval.store import ChunkDelta, FileState, KnownFile, NameTakenError, Store
 from modelworks.retrieval.walk import Walk, walk
 
 Outcome = Literal["added", "updated", "unchanged", "renamed", "removed", "skipped", "excluded"]
@@ -226,9 +223,7 @@ class Sync:
                 self.chunks_removed += self.store.put_skipped(name, self.root, state, str(result))
                 return self._report(name, "skipped", str(result))
             delta = self.store.put_document(name, self.root, state, *result)
-        except StoreError as error:
-            if error.__cause__ is not None:  # the database's trouble, not this file's
-                raise
+        except NameTakenError as error:
             return self._report(name, "skipped", str(error))
         self._count(delta)
         return self._report(name, "added" if new else "updated")
@@ -269,6 +264,10 @@ def _start_worker(reader: Reader) -> None:
     _worker_reader = reader
 
 
+def _started() -> None:
+    """What a worker is asked first, so that one that cannot start is not taken for one that a file killed."""
+
+
 def _read_in_worker(path: Path) -> Result:
     assert _worker_reader is not None
     return _read(_worker_reader, path)
@@ -276,6 +275,11 @@ def _read_in_worker(path: Path) -> Result:
 
 def _read_in_processes(jobs: Iterator[Job], reader: Reader, workers: int) -> Iterator[tuple[Job, Result]]:
     """A file whose reader dies with its process (a fault in a native parser) costs that file, not the run."""
+    # Imported here: 30 ms that a search should not pay.
+    import multiprocessing
+    from concurrent.futures import Future, ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
     context = multiprocessing.get_context("spawn")  # a fork would copy this process's locks in mid-flight
     waiting: deque[Job] = deque()  # taken from `jobs`, not yielded yet
     suspects = 0  # how many of those were running when a process died: they go one at a time
@@ -286,6 +290,13 @@ def _read_in_processes(jobs: Iterator[Job], reader: Reader, workers: int) -> Ite
         with ProcessPoolExecutor(
             1 if suspects else workers, context, initializer=_start_worker, initargs=(reader,)
         ) as pool:
+            try:
+                pool.submit(_started).result()
+            except BrokenProcessPool:
+                raise ConfigError(
+                    "the processes that read files do not start: use workers=1, or, in a script, call `sync` under "
+                    '`if __name__ == "__main__":`'
+                ) from None
             try:
                 while True:
                     while len(waiting) < ahead and (job := next(jobs, None)) is not None:
@@ -317,17 +328,17 @@ def embed_pending(store: Store, embedder: Embedder, *, quiet: bool = True) -> in
 
     Raises StoreError where the store's vectors are another model's.
     """
-    total = store.value(
-        "SELECT count(DISTINCT text_hash) FROM chunks WHERE text_hash NOT IN (SELECT text_hash FROM embeddings)"
-    )
+    total = store.count_pending()
     if not total:
         return 0
     store.bind_embedder(embedder.id, embedder.dimension, ref=getattr(embedder, "ref", ""))
-    done = 0
+    done = last = 0
     with progress("embedding", total, quiet=quiet) as advance:
-        while pending := store.pending(_EMBEDDED_AT_ONCE):
-            vectors = embedder.embed([text for _, text in pending])
-            store.put_vectors(embedder.id, zip((key for key, _ in pending), vectors, strict=True))
-            done += len(pending)
-            advance(len(pending))
+        while pending := store.pending(_EMBEDDED_AT_ONCE, after=last):
+            last = pending[-1][0]
+            texts = {key: text for _, key, text in pending}
+            vectors = embedder.embed(list(texts.values()))
+            store.put_vectors(embedder.id, zip(texts, vectors, strict=True))
+            done += len(texts)
+            advance(len(texts))
     return done

@@ -28,63 +28,84 @@ def walk(root: Path, *, ignore: Sequence[str] = (), hidden: bool = False, skip: 
 
     ignore: patterns for a name or a whole relative path, besides DEFAULT_IGNORE. hidden: also names with a leading
     dot. skip: a folder to leave out, such as the collection itself. Links are followed, but no file or folder is
-    entered a second time through one, so loops end.
+    taken a second time through one, so loops end.
     """
-    found = Walk()
-    patterns = (*DEFAULT_IGNORE, *ignore)
-    avoided = skip.resolve() if skip is not None else None
-    entered: set[tuple[int, int]] = set()
-    files: set[tuple[int, int]] = set()
-    # Links wait until all real folders have been walked: a file is then known by its real name.
-    queue: deque[tuple[str, Path]] = deque([("", root)])
-    links: list[tuple[str, Path]] = []
-    while queue or links:
-        if not queue:
-            links.sort()
-            name, path = links.pop(0)
-            try:
-                status = path.stat()
-            except OSError as error:
-                found.unreadable[name] = f"broken link: {error.strerror}"
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                queue.append((f"{name}/", path))
-            elif _identity(status) not in files:
-                files.add(_identity(status))
-                found.files[name] = path
-            continue
-        prefix, folder = queue.popleft()
+    walker = _Walker((*DEFAULT_IGNORE, *ignore), hidden, skip.resolve() if skip else None)
+    walker.run(root)
+    return walker.found
+
+
+class _Walker:
+    def __init__(self, ignore: Sequence[str], hidden: bool, skip: Path | None) -> None:
+        self.found = Walk()
+        self._ignore = ignore
+        self._hidden = hidden
+        self._skip = skip
+        self._seen: set[tuple[int, int]] = set()  # (device, inode) of what has been taken
+        self._folders: deque[tuple[str, Path]] = deque()  # name, path; the name is "" or ends in "/"
+        self._links: deque[tuple[str, Path]] = deque()
+
+    def run(self, root: Path) -> None:
+        self._folders.append(("", root))
+        # Links wait until the real folders are done, so that a file is known by its real name.
+        while self._folders or self._links:
+            if self._folders:
+                self._enter(*self._folders.popleft())
+            else:
+                self._follow(*self._links.popleft())
+
+    def _enter(self, prefix: str, folder: Path) -> None:
         try:
-            inode, folder_device = _identity(folder.stat())
-            if (inode, folder_device) in entered or folder.resolve() == avoided:
-                continue
-            entered.add((inode, folder_device))
+            status = folder.stat()
+            if not self._first(status.st_dev, status.st_ino) or folder.resolve() == self._skip:
+                return
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
-            found.unreadable[prefix or "./"] = f"folder cannot be read: {error.strerror}"
-            continue
+            self.found.unreadable[prefix or "./"] = f"folder cannot be read: {error.strerror}"
+            return
         for entry in entries:
-            name = prefix + entry.name
-            if not hidden and entry.name.startswith("."):
+            name, path = prefix + entry.name, Path(entry.path)
+            if self._ignored(name, entry.name):
                 continue
-            if any(fnmatch.fnmatch(entry.name, pattern) or fnmatch.fnmatch(name, pattern) for pattern in patterns):
-                continue
-            path = Path(entry.path)
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                found.unreadable[name.encode(errors="backslashreplace").decode()] = "its name is not UTF-8: rename it"
-                continue
-            if entry.is_symlink():
-                links.append((name, path))
+            if not _is_utf8(name):
+                shown = name.encode(errors="backslashreplace").decode()
+                self.found.unreadable[shown] = "its name is not UTF-8: rename it"
+            elif entry.is_symlink():
+                self._links.append((name, path))
             elif entry.is_dir(follow_symlinks=False):
-                queue.append((f"{name}/", path))
+                self._folders.append((f"{name}/", path))
             else:
-                files.add((entry.inode(), folder_device))
-                found.files[name] = path
-    return found
+                self._seen.add((status.st_dev, entry.inode()))  # two hard links are two files
+                self.found.files[name] = path
+
+    def _follow(self, name: str, link: Path) -> None:
+        try:
+            status = link.stat()
+        except OSError as error:
+            self.found.unreadable[name] = f"broken link: {error.strerror}"
+            return
+        if stat.S_ISDIR(status.st_mode):
+            self._folders.append((f"{name}/", link))
+        elif self._first(status.st_dev, status.st_ino):
+            self.found.files[name] = link
+
+    def _first(self, device: int, inode: int) -> bool:
+        """Whether this is met for the first time."""
+        known = (device, inode) in self._seen
+        self._seen.add((device, inode))
+        return not known
+
+    def _ignored(self, name: str, last: str) -> bool:
+        if last.startswith(".") and not self._hidden:
+            return True
+        return any(fnmatch.fnmatch(last, pattern) or fnmatch.fnmatch(name, pattern) for pattern in self._ignore)
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_ino, status.st_dev
+def _is_utf8(name: str) -> bool:
+    """Whether a file name survives as text; Python carries other bytes as lone surrogates (PEP 383)."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -313,7 +313,15 @@ class _Chat:
             )
         except jinja2.TemplateError as error:  # also what a sandbox refuses, and undefined values
             raise ChatError(f"the chat template refuses these messages: {error}") from error
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             raise ChatError(f"the chat template fails on these messages: {error}") from error
 
     def assistant_spans(self, full: str) -> list[Span]:
@@ -337,8 +345,12 @@ class _Chat:
             else:
                 stop = self._stops.search(full, start)
                 end = stop.end() if stop else len(full)
-            if before[True] == before[False]:  # the template has no generation prompt, so its turns' headers follow
-                start = max(start, full.find(message["content"].strip(), start, end))
+            if before[True] == before[False]:  # no generation prompt: where a turn has a header, that follows first
+                content = full.find(message["content"], start, end)
+                if content < 0:
+                    content = full.find(message["content"].strip(), start, end)
+                if full[start : max(start, content)].strip():
+                    start = content
             spans.append((start, end))
         return spans
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Final
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -203,17 +204,28 @@ def frame(backend: Tokenizer, before: Sequence[int], after: Sequence[int]) -> No
     )
 
 
-def _vocabulary(metadata: Mapping[str, Any], unk_id: int | None) -> Vocabulary:
-    def array(key: str) -> list[Any]:
-        return list(metadata.get(f"tokenizer.ggml.{key}", ()))
+def _stated(metadata: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    """A value of `tokenizer.ggml.`, or the default where there is none. Raises where it is of another kind."""
+    value = metadata.get(f"tokenizer.ggml.{key}")
+    if value is not None and not isinstance(value, kind):
+        raise ModelFileError(f"tokenizer.ggml.{key} is {type(value).__name__}, expected {kind.__name__}")
+    return default if value is None else value
 
-    tokens, types, scores = array("tokens"), array("token_type"), array("scores")
-    if not tokens:
-        raise ModelFileError("the GGUF file has no vocabulary (tokenizer.ggml.tokens)")
+
+def _array(metadata: Mapping[str, Any], key: str, kind: type) -> list[Any]:
+    values = list(metadata.get(f"tokenizer.ggml.{key}", ()))
+    if not all(isinstance(value, kind) for value in values):
+        raise ModelFileError(f"tokenizer.ggml.{key} has entries that are not {kind.__name__}")
+    return values
+
+
+def _vocabulary(metadata: Mapping[str, Any], unk_id: int | None) -> Vocabulary:
+    tokens, merges = _array(metadata, "tokens", str), _array(metadata, "merges", str)
+    types, scores = _array(metadata, "token_type", Integral), _array(metadata, "scores", Real)
     for key, values in (("token_type", types), ("scores", scores)):
         if values and len(values) != len(tokens):
             raise ModelFileError(f"tokenizer.ggml.{key} has {len(values)} entries for {len(tokens)} tokens")
-    return Vocabulary(tokens, types or [NORMAL] * len(tokens), scores, array("merges"), unk_id)
+    return Vocabulary(tokens, types or [NORMAL] * len(tokens), scores, merges, unk_id)
 
 
 def read(metadata: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
@@ -223,9 +235,11 @@ def read(metadata: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
     """
     model = metadata.get("tokenizer.ggml.model")
     size = len(metadata.get("tokenizer.ggml.tokens", ()))
+    if not size:
+        raise ModelFileError("the GGUF file has no vocabulary (tokenizer.ggml.tokens)")
 
     def token_id(key: str) -> int | None:
-        value = metadata.get(f"tokenizer.ggml.{key}_token_id")
+        value = _stated(metadata, f"{key}_token_id", Integral)
         if value is not None and not 0 <= int(value) < size:
             raise ModelFileError(f"tokenizer.ggml.{key}_token_id is {value}, but there are {size} tokens")
         return None if value is None else int(value)
@@ -234,14 +248,14 @@ def read(metadata: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
     vocabulary = _vocabulary(metadata, unk)
     add_bos, add_eos = False, False
     if model == "gpt2":
-        pre = _byte_level_pre(metadata.get("tokenizer.ggml.pre"))
+        pre = _byte_level_pre(_stated(metadata, "pre", str))
         if not vocabulary.merges:
             raise ModelFileError("the GGUF file has a byte-level vocabulary without merges (tokenizer.ggml.merges)")
         backend, add_bos = byte_level(vocabulary, pre), pre.add_bos
     elif model == "llama":
         if not vocabulary.scores:
             raise ModelFileError("the GGUF file has a SentencePiece vocabulary without scores (tokenizer.ggml.scores)")
-        backend = sentencepiece(vocabulary, add_prefix=bool(metadata.get("tokenizer.ggml.add_space_prefix", True)))
+        backend = sentencepiece(vocabulary, add_prefix=bool(_stated(metadata, "add_space_prefix", Integral, True)))
         add_bos = True
     elif model == "bert":
         backend = _word_piece(vocabulary)
@@ -251,9 +265,12 @@ def read(metadata: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
         add_bos = add_eos = True
     else:
         raise ModelFileError(f"the GGUF file's tokenizer is {model!r}; supported are gpt2, llama and bert")
-    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", add_bos)) and bos is not None
-    add_eos = bool(metadata.get("tokenizer.ggml.add_eos_token", add_eos)) and eos is not None
+    add_bos = _stated(metadata, "add_bos_token", Integral, add_bos) and bos is not None
+    add_eos = _stated(metadata, "add_eos_token", Integral, add_eos) and eos is not None
     frame(backend, [bos] if add_bos and bos is not None else [], [eos] if add_eos and eos is not None else [])
+    template = metadata.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise ModelFileError(f"tokenizer.chat_template is {type(template).__name__}, expected str")
     ends = (token_id("eot"), token_id("eom"))
     return backend, {
         "bos_id": bos,
@@ -261,7 +278,7 @@ def read(metadata: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
         "pad_id": token_id("padding"),
         "unk_id": unk,
         "stop_ids": [index for index in ends if index is not None],
-        "chat_template": metadata.get("tokenizer.chat_template"),
+        "chat_template": template,
     }
 
 

@@ -101,6 +101,4 @@ def read(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
     # Proto defaults, where -1 (as a 64-bit varint) says that there is none.
     ids = {name: trainer.get(field, default) for name, field, default in (("bos_id", 41, 1), ("eos_id", 42, 2))}
     settings = {name: index if index < len(tokens) else None for name, index in ids.items()}
-    if (bos := settings["bos_id"]) is not None:
-        gguf.frame(backend, [bos], [])
     return backend, settings | {"unk_id": vocabulary.unk_id}

@@ -100,6 +100,13 @@ class Tokenizer:
         named = (index for index in self._control_named(_PAD_NAMES) if index != self.eos_id)
         return next(named, self.unk_id if self.unk_id != self.eos_id else None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies of a model that carries its tokenizer, and for worker processes."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
     # --- sources ------------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -116,7 +123,9 @@ class Tokenizer:
         """From a folder in the Hugging Face layout: `tokenizer.json`, or else a SentencePiece `tokenizer.model`.
 
         Beside it are read, where present: `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`
-        (it wins over the configuration's), and the EOS ids of `generation_config.json` and `config.json`.
+        (it wins over the configuration's), and the EOS ids of `generation_config.json` and `config.json`. What is put
+        around a text is for `tokenizer.json` to say (as in transformers 5); `add_bos_token` and `add_eos_token` decide
+        for a `tokenizer.model`, which cannot say it.
         Raises `ModelFileError` for a folder without a tokenizer or with a damaged one.
         """
         folder = Path(folder)
@@ -127,6 +136,13 @@ class Tokenizer:
             backend = _read_backend(file)
         elif (folder / "tokenizer.model").is_file():
             backend, arguments = sentencepiece.read(folder / "tokenizer.model")
+            bos, eos = arguments["bos_id"], arguments["eos_id"]
+            add_bos, add_eos = settings.get("add_bos_token", True), settings.get("add_eos_token", False)
+            gguf.frame(
+                backend,
+                [bos] if add_bos and bos is not None else [],
+                [eos] if add_eos and eos is not None else [],
+            )
         else:
             raise ModelFileError(f"{folder}: no tokenizer.json and no tokenizer.model")
 
@@ -137,12 +153,6 @@ class Tokenizer:
         ends = [*_ids_in(folder / "generation_config.json", "eos"), *_ids_in(folder / "config.json", "eos")]
         if ids["eos"] is None and ends:
             ids["eos"] = ends[0]
-        if "add_bos_token" in settings or "add_eos_token" in settings:
-            gguf.frame(
-                backend,
-                [ids["bos"]] if settings.get("add_bos_token") and ids["bos"] is not None else [],
-                [ids["eos"]] if settings.get("add_eos_token") and ids["eos"] is not None else [],
-            )
         return cls(
             backend,
             **{f"{name}_id": index for name, index in ids.items()},
@@ -353,12 +363,13 @@ def _read_backend(file: Path) -> tokenizers.Tokenizer:
 
 def _token_text(value: Any) -> str | None:
     """A token's text as configurations state it: a string, or an object with its `content`."""
-    return value.get("content") if isinstance(value, dict) else value
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
 
 
 def _ids_in(file: Path, name: str) -> list[int]:
     value = _read_json(file).get(f"{name}_token_id")
-    return [] if value is None else list(value) if isinstance(value, list) else [value]
+    return [index for index in (value if isinstance(value, list) else [value]) if isinstance(index, int)]
 
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
@@ -367,5 +378,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
         return file.read_text(encoding="utf-8")
     template = settings.get("chat_template")
     if isinstance(template, list):  # several by name
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
+    if template is not None and not isinstance(template, str):
+        raise ModelFileError(f"{folder / 'tokenizer_config.json'}: chat_template is no text")
     return template

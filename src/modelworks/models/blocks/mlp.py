@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
     """The function of that name; raise ConfigError for an unknown one."""
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ConfigError(f"unknown activation {name!r}; supported are {', '.join(sorted(ACTIVATIONS))}")
     return ACTIVATIONS[name]
 

@@ -7,16 +7,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from modelworks.core.errors import ConfigError
-from modelworks.models.config import check_numbers
+from modelworks.models.config import check_numbers, check_sizes, given
 
-ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+_NUMBERS = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")
+_OPTIONAL_NUMBERS = ("attention_factor", "mscale", "mscale_all_dim")
+# What each type reads, beside its base.
+_USED: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": (
+        "factor",
+        "original_max_position_embeddings",
+        "attention_factor",
+        "beta_fast",
+        "beta_slow",
+        "mscale",
+        "mscale_all_dim",
+        "truncate",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +60,15 @@ class RopeConfig:
     truncate: bool = True
 
     def __post_init__(self) -> None:
-        check_numbers(vars(self), ("rope_theta", "factor", "low_freq_factor", "high_freq_factor"))
-        check_numbers(vars(self), ("beta_fast", "beta_slow"))
+        values = vars(self)
+        check_numbers(values, _NUMBERS)
+        check_numbers(values, (name for name in _OPTIONAL_NUMBERS if values[name] is not None))
+        if self.original_max_position_embeddings is not None:
+            check_sizes(values, ["original_max_position_embeddings"])
         if min(self.rope_theta, self.factor) <= 0 or self.low_freq_factor == self.high_freq_factor:
-            raise ConfigError(f"rotary parameters that no frequency follows from: {self}")
+            raise ConfigError(f"no rotary frequency follows from {self}")
+        if self.rope_type == "yarn" and (self.rope_theta == 1 or min(self.beta_fast, self.beta_slow) <= 0):
+            raise ConfigError(f"no rotary frequency follows from {self}")
 
     @classmethod
     def from_hf(cls, parameters: Mapping[str, Any], *, theta: float, max_position_embeddings: int) -> RopeConfig:
@@ -53,43 +76,23 @@ class RopeConfig:
 
         Raises ConfigError for a rope type that is not implemented.
         """
+        if not isinstance(parameters, Mapping):
+            raise ConfigError(f"rotary parameters must be an object, got {parameters!r}")
         kind = parameters.get("rope_type", parameters.get("type", "default"))
-        if kind not in ROPE_TYPES:
-            raise ConfigError(f"rope_type {kind!r} is not supported; supported are {', '.join(ROPE_TYPES)}")
-        if parameters.get("partial_rotary_factor", 1.0) != 1.0:
+        if not isinstance(kind, str) or kind not in _USED:
+            raise ConfigError(f"rope_type {kind!r} is not supported; supported are {', '.join(_USED)}")
+        if (parameters.get("partial_rotary_factor") or 1.0) != 1.0:
             raise ConfigError("a partial_rotary_factor other than 1 is not supported")
-        given = {f.name: parameters[f.name] for f in fields(cls) if parameters.get(f.name) is not None}
-        given = {"rope_theta": theta} | given | {"rope_type": kind}
-        if kind in ("linear", "dynamic", "llama3", "yarn") and "factor" not in given:
+        values = given(parameters, _USED[kind])
+        if kind != "default" and "factor" not in values:
             raise ConfigError(f"rope_type {kind!r} needs a factor")
-        if kind in ("dynamic", "llama3", "yarn"):
-            # Dynamic scaling is relative to the config's length, and knows no other one.
-            trained = None if kind == "dynamic" else given.get("original_max_position_embeddings")
-            given["original_max_position_embeddings"] = trained or max_position_embeddings
-        return cls(**given)
+        if kind in ("dynamic", "llama3", "yarn"):  # dynamic knows no other length than the config's
+            values.setdefault("original_max_position_embeddings", max_position_embeddings)
+        return cls(**({"rope_theta": theta} | given(parameters, ["rope_theta"]) | values), rope_type=kind)
 
     def to_hf(self) -> dict[str, Any]:
         """The same as a `rope_parameters` dict, without what its type does not use."""
-        used = {
-            "default": (),
-            "linear": ("factor",),
-            "dynamic": ("factor",),
-            "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-            "yarn": (
-                "factor",
-                "original_max_position_embeddings",
-                "attention_factor",
-                "beta_fast",
-                "beta_slow",
-                "mscale",
-                "mscale_all_dim",
-                "truncate",
-            ),
-        }[self.rope_type]
-        values = {name: getattr(self, name) for name in used}
-        return {"rope_type": self.rope_type, "rope_theta": self.rope_theta} | {
-            name: value for name, value in values.items() if value is not None
-        }
+        return {"rope_type": self.rope_type, "rope_theta": self.rope_theta} | given(vars(self), _USED[self.rope_type])
 
     def frequencies(self, head_dim: int, length: int) -> tuple[Tensor, float]:
         """Radians a position for each pair of a head's dimensions (float32, D/2), and a factor on cos and sin.

@@ -96,7 +96,7 @@ def read(data: bytes, suffix: str, *, text_limit: int = TEXT_LIMIT) -> Document:
         return reader.read(data, kind)
     except DocumentError:
         raise
-    except Exception as error:  # noqa: BLE001 - parsers fed damaged files raise nearly anything: KeyError, zlib.error...
+    except Exception as error:  # parsers fed damaged files raise nearly anything: KeyError, zlib.error, ...
         what = str(error).strip().splitlines()
         detail = f"{type(error).__name__}: {what[0][:200]}" if what else type(error).__name__
         raise DocumentError(f"broken: its {kind[1:].upper()} structure cannot be read ({detail})") from error

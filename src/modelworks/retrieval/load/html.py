@@ -122,7 +122,7 @@ def _length(element: Element) -> int:
 
 
 def _mark_inline(main: Element) -> None:
-    """Make visible in the text what markup alone says: line breaks, and exponents (10<sup>6</sup> is not 106 but 10⁶)."""
+    """Make visible in the text what markup alone says: line breaks, and that 10<sup>6</sup> is 10⁶, not 106."""
     for element in main.iter("br"):
         element.tail = _BREAK + (element.tail or "")
     for element in main.iter("sup"):
@@ -285,8 +285,11 @@ class _Walk:
         return True
 
     def _table(self, table: Element) -> bool:
-        """A table of data becomes a block; one that lays out a page (nested tables, code in cells) is walked through."""
-        if table.get("role") in ("presentation", "none") or next(table.iterdescendants("table", "pre"), None) is not None:
+        """A table of data becomes a block; one that lays out a page (tables or code in its cells) is walked through."""
+        if (
+            table.get("role") in ("presentation", "none")
+            or next(table.iterdescendants("table", "pre"), None) is not None
+        ):
             return False
         self._flush_list()
         self._flush_term()

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, field
+from itertools import pairwise
 
+from modelworks.retrieval.load.bidi import Piece, has_rtl, logical
 from modelworks.retrieval.load.build import CELL
 
 _BULLET = re.compile(r"(?:[•‣◦▪●○■□☐☒–—*·-]|\(?\d{1,3}[.)]|\(?[a-zA-Z][.)])\s+\S")
 _LABEL = re.compile(r"[^\W\d_][\w /-]{0,30}:\s+\S")
+_LEADER = re.compile(r"(?:\s?\.){5,}")
+"""The dots that lead the eye from a title to its page number."""
 _ENDS_SENTENCE = re.compile(r"[.!?:;。！？؟…][\"'”’»)\]]*$")
 _COLUMN_CHARACTERS = 12
 """Mean length of the lines of a text column, at least; shorter pieces side by side are cells or labels."""
@@ -36,6 +39,8 @@ class Run:
     """The value of a form field; its size is that of its box, not of a font."""
     hyphen: bool = False
     """Ends with the hyphen of a word that goes on in the next line (left out of `text`)."""
+    pieces: list[Piece] = field(default_factory=list)
+    """Its words with their places, for a run with right-to-left text; `text` has them in PDFium's order."""
 
 
 Row = list[Run]
@@ -50,7 +55,7 @@ class Paragraph:
     kind: str
     """"text", "item" or "table"."""
     width_fits: list[bool]
-    """For each row but the last: whether the next row's first word would have fitted on it, so that its end is meant."""
+    """For each row but the last: whether its end is meant, as the next row's first word would have fitted on it."""
 
     @property
     def size(self) -> float:
@@ -153,19 +158,23 @@ def _are_columns(left: list[Run], right: list[Run]) -> bool:
         return False
     side = {id(run): False for run in left} | {id(run): True for run in right}
     stream = [side[id(run)] for run in sorted(left + right, key=lambda run: run.order)]
-    changes = sum(a != b for a, b in zip(stream, stream[1:]))
+    changes = sum(a != b for a, b in pairwise(stream))
     return changes <= 1 + 0.2 * min(len(left), len(right))
 
 
 def _is_rtl(runs: Sequence[Run]) -> bool:
-    text = "".join(run.text for run in runs)
-    return 2 * sum("\u0590" <= c <= "\u08ff" or "\ufb1d" <= c <= "\ufefc" for c in text) > len(text)
+    return 2 * sum(len(run.text) for run in runs if has_rtl(run.text)) > sum(len(run.text) for run in runs)
 
 
 def paragraphs(region: list[Row]) -> Iterator[Paragraph]:
     """The paragraphs of a region, by gaps, sizes, indents, bullets, and lines that end before they must."""
-    steps = [b[0].bottom - a[0].bottom for a, b in zip(region, region[1:]) if abs(a[0].size - b[0].size) < 1]
-    pitch = median(steps) if steps else 0.0
+    steps = sorted(
+        step
+        for a, b in pairwise(region)
+        if abs(a[0].size - b[0].size) < 1 and 0.8 * a[0].size < (step := b[0].bottom - a[0].bottom) < 2 * a[0].size
+    )
+    # The lower quartile: in short text, gaps between paragraphs are many.
+    pitch = steps[len(steps) // 4] if steps else 0.0
     for is_table, rows in _tables_apart(region):
         if is_table:
             yield Paragraph(rows, "table", [True] * (len(rows) - 1))
@@ -200,7 +209,7 @@ def _tables_apart(region: list[Row]) -> Iterator[tuple[bool, list[Row]]]:
 
 def _cells(row: Row) -> int:
     """How many pieces of the row stand clearly apart."""
-    return 1 + sum(b.left - a.right > 0.9 * max(a.size, b.size) for a, b in zip(row, row[1:]))
+    return 1 + sum(b.left - a.right > 0.9 * max(a.size, b.size) for a, b in pairwise(row))
 
 
 def _parts(above: Row, below: Row, pitch: float) -> bool:
@@ -210,7 +219,7 @@ def _parts(above: Row, below: Row, pitch: float) -> bool:
     if abs(a.size - b.size) > 0.12 * size:
         return True
     step = b.bottom - a.bottom
-    usual = pitch if 0 < pitch < 2 * size else 1.25 * size
+    usual = pitch or 1.25 * size
     return step > 1.3 * usual or step < 0
 
 
@@ -219,7 +228,7 @@ def _lines_apart(rows: list[Row]) -> Iterator[Paragraph]:
     right = max(run.right for row in rows for run in row)
     left = min(row[0].left for row in rows)
     labels = len(rows) > 1 and all(_LABEL.match(row_text(row)) for row in rows[1:])
-    fits = [labels or _fits(a, b, right) for a, b in zip(rows, rows[1:])]
+    fits = [labels or _fits(a, b, right) for a, b in pairwise(rows)]
     start = 0
     for index in range(len(rows)):
         if index + 1 < len(rows):
@@ -236,7 +245,7 @@ def _lines_apart(rows: list[Row]) -> Iterator[Paragraph]:
 
 def _fits(above: Row, below: Row, right: float) -> bool:
     """Whether the first word of `below` had room at the end of `above`, or either is a line of a form."""
-    if _cells(above) > 1 or _cells(below) > 1:
+    if any(len(row) > 1 and (row[0].is_field or _widest_gap(row) > 2.5) for row in (above, below)):
         return True
     run = below[0]
     word = run.text.split(" ", 1)[0]
@@ -244,13 +253,25 @@ def _fits(above: Row, below: Row, right: float) -> bool:
     return above[-1].right + width < right and not above[-1].hyphen
 
 
+def _widest_gap(row: Row) -> float:
+    """In ems. Justified text may have gaps, too, but not such wide ones."""
+    return max((b.left - a.right) / max(a.size, b.size, 1) if not b.is_field else 9 for a, b in pairwise(row))
+
+
 def row_text(row: Row, separator: str = " ") -> str:
     """The row's runs; those that touch (a superscript, a change of font) without a space between."""
-    parts = [row[0].text]
-    for a, b in zip(row, row[1:]):
+    if any(run.pieces for run in row) and separator == " ":
+        words = (run.pieces or [Piece(run.text, run.left, run.right, 1)] for run in row)
+        return logical((piece for run in words for piece in run), row[0].size)
+    parts = [_run_text(row[0])]
+    for a, b in pairwise(row):
         touch = -0.5 * a.size < b.left - a.right < 0.15 * a.size
-        parts += ["" if touch else separator, b.text]
+        parts += ["" if touch else separator, _run_text(b)]
     return "".join(parts)
+
+
+def _run_text(run: Run) -> str:
+    return logical(run.pieces, run.size) if run.pieces else run.text
 
 
 def _table_text(rows: list[Row]) -> str:
@@ -267,7 +288,7 @@ def _table_text(rows: list[Row]) -> str:
             if overlaps[column] <= 0 or column <= last:  # no grid after all
                 return "\n".join(row_text(row, CELL) for row in rows)
             last = column
-            cells[column] = run.text
+            cells[column] = _run_text(run)
         lines.append(CELL.join(cells[: last + 1]))
     return "\n".join(lines)
 
@@ -280,11 +301,11 @@ def text_of(paragraph: Paragraph, compounds: frozenset[str]) -> str:
         compounds: words that the document spells with a hyphen in mid-line; such a word keeps it at a line's end.
     """
     if paragraph.kind == "table":
-        return _table_text(paragraph.rows)
+        return _LEADER.sub(" …", _table_text(paragraph.rows))
     text = row_text(paragraph.rows[0])
     for row, above, fits in zip(paragraph.rows[1:], paragraph.rows, paragraph.width_fits):
         text = join_lines(text, row_text(row), above[-1].hyphen, compounds, "\n" if fits else " ")
-    return text
+    return _LEADER.sub(" …", text)
 
 
 def join_lines(text: str, below: str, hyphen: bool, compounds: frozenset[str], separator: str = " ") -> str:

@@ -33,7 +33,7 @@ def _mailbox(data: bytes) -> Document:
     starts = [match.end() for match in _MESSAGE_START.finditer(data)]
     if not starts:
         raise DocumentError("broken: a mailbox without a message (no line begins with 'From ')")
-    ends = [match.start() for match in _MESSAGE_START.finditer(data)][1:] + [len(data)]
+    ends = [*[match.start() for match in _MESSAGE_START.finditer(data)][1:], len(data)]
     builder = Builder("application/mbox")
     for start, end in zip(starts, ends, strict=True):
         message = _parse(data[start:end].replace(b"\n>From ", b"\nFrom "))

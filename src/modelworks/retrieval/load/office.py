@@ -11,6 +11,7 @@ from typing import Any
 from lxml import etree
 
 from modelworks.core.errors import DocumentError
+from modelworks.retrieval.load.build import one_line
 
 _MAX_UNPACKED = 1 << 30
 _MAX_RATIO = 300
@@ -53,7 +54,9 @@ def _check_sizes(parts: list[zipfile.ZipInfo]) -> None:
         raise DocumentError(f"unsafe: the container unpacks to {unpacked / (1 << 20):,.0f} MiB")
     for part in parts:
         if part.file_size > _RATIO_FREE and part.file_size > _MAX_RATIO * max(part.compress_size, 1):
-            raise DocumentError(f"unsafe: {part.filename} unpacks to {part.file_size // max(part.compress_size, 1)} times its size")
+            raise DocumentError(
+                f"unsafe: {part.filename} unpacks to {part.file_size // max(part.compress_size, 1)} times its size"
+            )
 
 
 def parse_xml(blob: bytes) -> Any:
@@ -83,8 +86,13 @@ def chart(blob: bytes) -> tuple[list[str], list[list[str]]]:
     for series in root.iter(f"{_CHART}ser"):
         name = series.find(f"{_CHART}tx")
         names.append(_chart_text(name) if name is not None else f"Series {len(names) + 1}")
-        values = _first(series, "val", "yVal")
-        columns.append(dict(_points(values)))
+        values = dict(_points(_first(series, "val", "yVal")))
+        for label in series.iter(f"{_CHART}dLbl"):  # text that the author typed at a point
+            index = label.find(f"{_CHART}idx")
+            if index is not None and (typed := drawing_text(label)):
+                point = int(index.get("val", 0))
+                values[point] = f"{values.get(point, '')} ({one_line(typed)})".strip()
+        columns.append(values)
         labels = dict(_points(_first(series, "cat", "xVal")))
         categories = {**labels, **categories}
     indices = sorted({index for column in (categories, *columns) for index in column})

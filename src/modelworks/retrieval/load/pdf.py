@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import re
 import threading
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import pypdfium2.raw as raw
 from modelworks.core.errors import DocumentError
 from modelworks.retrieval.document import BlockKind, Document
 from modelworks.retrieval.load import layout
+from modelworks.retrieval.load.bidi import Box, has_rtl, pieces
 from modelworks.retrieval.load.build import Builder, drop_controls, one_of, ranges, superscript
 from modelworks.retrieval.load.layout import Run
 
@@ -84,7 +84,9 @@ def _note_pages(builder: Builder, pages: list[_Page]) -> None:
         if scanned:
             what = "page holds" if len(scanned) == 1 else "pages hold"
             raise DocumentError(f"scanned: {len(scanned)} {what} only images, no text layer")
-        raise DocumentError(f"no text: the {one_of(len(pages), 'page')} of the PDF hold no text layer (blank or drawn as shapes)")
+        raise DocumentError(
+            f"no text: the {one_of(len(pages), 'page')} of the PDF hold no text layer (blank or drawn as shapes)"
+        )
     if broken:
         builder.notes.append(f"broken pages left out: {ranges(broken)}")
     if scanned:
@@ -125,26 +127,28 @@ def _runs(text_page: Any, height: float) -> list[Run]:
     turn = _turn(handle, count)
     runs: list[Run] = []
     characters: list[str] = []
-    boxes: list[tuple[float, float, float, float]] = []
+    boxes: list[Box] = []
     first = 0
 
     def finish(hyphen: bool = False) -> None:
-        text = _mend("".join(characters), boxes)
-        if text.strip():
-            size = _size(handle, first)
-            places = [b for c, b in zip(characters, boxes) if c != " "] or boxes
-            left, right = min(b[0] for b in places), max(b[2] for b in places)
-            top, bottom = min(b[1] for b in places), max(b[3] for b in places)
-            runs.append(Run(text.strip(), left, top, right, bottom, size or bottom - top, len(runs), hyphen=hyphen))
+        text = _mend("".join(characters))
+        if text:
+            places = [place for character, place in zip(characters, boxes) if character != " "]
+            left, right = min(place[0] for place in places), max(place[2] for place in places)
+            top, bottom = min(place[1] for place in places), max(place[3] for place in places)
+            run = Run(text, left, top, right, bottom, _size(handle, first) or bottom - top, len(runs), hyphen=hyphen)
+            if has_rtl(text):
+                run.pieces = pieces([drop_controls(character) or " " for character in characters], boxes)
+            runs.append(run)
         characters.clear()
         boxes.clear()
 
-    previous: tuple[float, float, float, float] | None = None
+    previous: Box | None = None
+    line_ended = False
     for index in range(count):
         code = get_unicode(handle, index)
         if code in (10, 13):
-            finish()
-            previous = None
+            line_ended = True
             continue
         if code == _HYPHEN:
             finish(hyphen=True)
@@ -154,31 +158,38 @@ def _runs(text_page: Any, height: float) -> list[Run]:
             continue  # a glyph that the font maps to no character; its code would read as a random letter
         get_box(handle, index, box)
         here = turn(box.left, height - box.top, box.right, height - box.bottom)
+        character = chr(code)
         if code != 32:
-            if previous is not None and _is_apart(previous, here):
+            # PDFium ends the line at a superscript, too: only what does not touch begins a new run.
+            if previous is not None and (not _touches(previous, here) if line_ended else _is_apart(previous, here)):
                 finish()
+            line_ended = False
+            if 48 <= code <= 57 and characters and _is_raised(here, boxes[-1], characters[-1]):
+                character = superscript(character)
+                here = (here[0], boxes[-1][1], here[2], boxes[-1][3])  # as high as its line
             previous = here
-            if 48 <= code <= 57 and boxes and _is_raised(here, boxes[-1], characters[-1]):
-                characters.append(superscript(chr(code)))
-                previous = (*boxes[-1][:2], here[2], boxes[-1][3])  # as high as its line
-                boxes.append(previous)
-                continue
         if not characters:
             first = index
-        characters.append(chr(code))
+        characters.append(character)
         boxes.append(here)
     finish()
     return runs
 
 
-def _is_apart(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _touches(a: Box, b: Box) -> bool:
+    """Whether `b` follows `a` closely on the same line, perhaps raised or lowered."""
+    em = max(a[3] - a[1], b[3] - b[1], 1.0)
+    return -0.2 * em < b[0] - a[2] < 0.3 * em and abs((a[1] + a[3]) - (b[1] + b[3])) < em
+
+
+def _is_apart(a: Box, b: Box) -> bool:
     """Whether two characters in sequence are no neighbours: a wide gap, another line, or a jump back."""
     em = max(a[3] - a[1], b[3] - b[1], 1.0)
     gap = b[0] - a[2] if b[0] >= a[0] else a[0] - b[2]  # the second for right-to-left text
     return gap > 1.1 * em or abs((a[1] + a[3]) - (b[1] + b[3])) > 1.6 * em
 
 
-def _is_raised(here: tuple[float, float, float, float], base: tuple[float, float, float, float], before: str) -> bool:
+def _is_raised(here: Box, base: Box, before: str) -> bool:
     """Whether a digit is a superscript of the character before it: smaller, and above its foot."""
     height = base[3] - base[1]
     return before != " " and here[3] - here[1] < 0.85 * height and here[3] < base[3] - 0.2 * height
@@ -210,30 +221,11 @@ def _size(handle: Any, index: int) -> float:
     return float(nominal * (matrix.c**2 + matrix.d**2) ** 0.5)
 
 
-def _mend(text: str, boxes: list[tuple[float, float, float, float]]) -> str:
-    """Surrogate pairs joined, and words that one glyph stands for put back in logical order.
-
-    PDFium reverses right-to-left text on the assumption that each glyph is one letter drawn in visual order; a glyph
-    that the font maps to a whole word (all its letters in one box) then comes out backwards.
-    """
-    characters = list(text)
-    start = 0
-    while start < len(characters):
-        stop = start + 1
-        while stop < len(characters) and boxes[stop] == boxes[start] and _is_rtl(characters[stop]):
-            stop += 1
-        if stop - start > 1 and _is_rtl(characters[start + (characters[start] == " ")]):
-            begin = start + (characters[start] == " ")
-            characters[begin:stop] = characters[begin:stop][::-1]
-        start = stop
-    text = "".join(characters)
+def _mend(text: str) -> str:
+    """`text` without controls, its surrogate pairs (PDFium counts in UTF-16) joined."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return drop_controls(text)
-
-
-def _is_rtl(character: str) -> bool:
-    return unicodedata.bidirectional(character) in ("R", "AL", "NSM")
+    return drop_controls(text).strip()
 
 
 def _fields(pdf: Any, page: Any, height: float, comments: list[str]) -> list[Run]:
@@ -320,13 +312,20 @@ def _blocks(page: _Page, levels: dict[float, int], compounds: frozenset[str]) ->
         for index, paragraph in enumerate(layout.paragraphs(region)):
             text = layout.text_of(paragraph, compounds)
             level = levels.get(_rounded(paragraph.size), 0)
-            kind: BlockKind = "table" if paragraph.kind == "table" else "list" if paragraph.kind == "item" else "paragraph"
+            kind: BlockKind = (
+                "table" if paragraph.kind == "table" else "list" if paragraph.kind == "item" else "paragraph"
+            )
             if level and kind == "paragraph" and len(text) < 200:
                 kind, text = "heading", text.replace("\n", " ")
             else:
                 level = 0
             goes_on = (hyphen or text[:1].islower()) and index == 0 and kind == "paragraph"
-            if pending and goes_on and pending[0] in ("paragraph", "list") and (hyphen or pending[1][-1:] not in ".!?:"):
+            if (
+                pending
+                and goes_on
+                and pending[0] in ("paragraph", "list")
+                and (hyphen or pending[1][-1:] not in ".!?:")
+            ):
                 pending = pending[0], layout.join_lines(pending[1], text, hyphen, compounds), 0
             elif pending and kind == "list" and pending[0] == "list":
                 pending = "list", f"{pending[1]}\n{text}", 0

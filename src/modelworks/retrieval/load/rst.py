@@ -60,7 +60,9 @@ class _Scanner:
 
     def _heading(self) -> bool:
         line, below = self._line(self.at), self._line(self.at + 1)
-        over = bool(_ADORNMENT.match(line)) and self._line(self.at + 2).rstrip() == line.rstrip() and bool(below.strip())
+        over = (
+            bool(_ADORNMENT.match(line)) and self._line(self.at + 2).rstrip() == line.rstrip() and bool(below.strip())
+        )
         title, underline = (below, line) if over else (line, below)
         mark = _ADORNMENT.match(underline)
         if not mark or _ADORNMENT.match(title) or (title[:1].isspace() and not over):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import posixpath
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 from modelworks.retrieval.document import Document
 from modelworks.retrieval.load.build import Builder, one_of
-from modelworks.retrieval.load.office import container, shown_number
+from modelworks.retrieval.load.office import container, parse_xml, shown_number
 
 _MAX_CELLS = 2_000_000
 """Filled cells read from one workbook; a million-row export beyond that is data, not a document."""
@@ -23,7 +25,12 @@ def read(data: bytes, suffix: str) -> Document:
     import openpyxl
 
     stream = container(data)
-    workbook = openpyxl.load_workbook(stream, read_only=True, data_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # openpyxl tells of every extension that it would not write back
+        return _read(openpyxl.load_workbook(stream, read_only=True, data_only=True), stream)
+
+
+def _read(workbook: Any, stream: Any) -> Document:
     builder = Builder("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet")
     builder.title = workbook.properties.title or ""
     budget = _Budget()
@@ -38,11 +45,15 @@ def read(data: bytes, suffix: str) -> Document:
                 builder.block("heading", sheet.title, level=1)
                 headed = True
             _add(builder, group)
+        for comment in _comments(stream, sheet):
+            builder.block("paragraph", comment)
         if budget.spent:
             builder.notes.append(f"only the first {_MAX_CELLS:,} cells were read, up to sheet {sheet.title!r}")
             break
     if unsaved := _unsaved_formulas(stream):
-        builder.notes.append(f"{one_of(unsaved, 'formula')} without a saved result left out; save it in a spreadsheet program")
+        builder.notes.append(
+            f"{one_of(unsaved, 'formula')} without a saved result left out; save it in a spreadsheet program"
+        )
     return builder.document()
 
 
@@ -108,8 +119,33 @@ def _shown(cell: Any) -> str:
     return str(value)
 
 
+def _comments(stream: Any, sheet: Any) -> Iterator[str]:
+    """The comments on a sheet's cells, which openpyxl does not give in its reading mode."""
+    path = sheet._worksheet_path.lstrip("/")
+    folder, name = posixpath.split(path)
+    with zipfile.ZipFile(stream) as archive:
+        relations = f"{folder}/_rels/{name}.rels"
+        if relations not in archive.namelist():
+            return
+        for relation in parse_xml(archive.read(relations)):
+            if not relation.get("Type", "").endswith("/comments"):
+                continue
+            target = posixpath.normpath(posixpath.join("/", folder, relation.get("Target", "")))
+            root = parse_xml(archive.read(target.lstrip("/")))
+            authors = [author.text or "" for author in root.iter("{*}author")]
+            for comment in root.iter("{*}comment"):
+                number = comment.get("authorId", "")
+                author = authors[int(number)] if number.isdigit() and int(number) < len(authors) else ""
+                text = "".join(t.text or "" for t in comment.iter("{*}t")).strip()
+                yield f"Comment on {comment.get('ref', '')}{f' by {author}' if author else ''}: {text}"
+
+
 def _unsaved_formulas(stream: Any) -> int:
     """Formulas that no program has calculated yet: openpyxl gives them as empty cells."""
     with zipfile.ZipFile(stream) as archive:
-        sheets = [part for part in archive.infolist() if part.filename.startswith("xl/worksheets/") and part.file_size < 1 << 26]
+        sheets = [
+            part
+            for part in archive.infolist()
+            if part.filename.startswith("xl/worksheets/") and part.file_size < 1 << 26
+        ]
         return sum(len(_UNSAVED_FORMULA.findall(archive.read(part))) for part in sheets)

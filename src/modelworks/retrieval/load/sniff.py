@@ -31,7 +31,9 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 )
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _OFFICE_ROOTS = (("word/", ".docx"), ("ppt/", ".pptx"), ("xl/", ".xlsx"))
-_MAIL_HEADER = re.compile(rb"(From|To|Cc|Subject|Date|Message-ID|Return-Path|Received|Delivered-To|MIME-Version):", re.I)
+_MAIL_HEADER = re.compile(
+    rb"(From|To|Cc|Subject|Date|Message-ID|Return-Path|Received|Delivered-To|MIME-Version):", re.I
+)
 _HTML = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.I | re.S)
 
 

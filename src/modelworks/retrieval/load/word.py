@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from modelworks.retrieval.document import Document
-from modelworks.retrieval.load.build import Builder, one_line
+from modelworks.retrieval.load.build import Builder, one_line, superscript
 from modelworks.retrieval.load.office import chart, container, diagram_text, parse_xml
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
@@ -20,6 +20,7 @@ _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallba
 _CHARACTERS = {f"{_W}tab": "\t", f"{_W}ptab": "\t", f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-"}
 # What a reader does not see: deleted text, field codes, the second copy of a drawing, ruby above its base.
 _UNSEEN = {f"{_W}{tag}" for tag in ("del", "moveFrom", "instrText", "delText", "pPr", "rPr", "rt")} | {_FALLBACK}
+_EXPONENT = re.compile(r"[-−+]?\d+|n")
 _FALSE = ("0", "false", "off")
 
 
@@ -81,7 +82,9 @@ class _Body:
         for section in body.iter(f"{_W}sectPr"):
             for reference in section.iterchildren(f"{_W}headerReference", f"{_W}footerReference"):
                 kind = reference.get(f"{_W}type")
-                if (kind == "first" and not _is_on(section.find(f"{_W}titlePg"))) or (kind == "even" and not even_and_odd):
+                if (kind == "first" and not _is_on(section.find(f"{_W}titlePg"))) or (
+                    kind == "even" and not even_and_odd
+                ):
                     continue
                 related = self.part.related_parts.get(reference.get(f"{_R}id"))
                 text = self._all_text(parse_xml(related.blob)) if related is not None else ""
@@ -132,10 +135,11 @@ class _Body:
                 yield child.text or ""
             elif tag in _CHARACTERS:
                 yield _CHARACTERS[tag]
-            elif tag in _UNSEEN or not isinstance(tag, str):
+            elif tag in _UNSEEN or not isinstance(tag, str) or _is_hidden(child):
                 continue
-            elif tag == f"{_W}r" and _is_on(child.find(f"{_W}rPr/{_W}vanish")):
-                continue
+            elif tag == f"{_W}r" and _is_superscript(child):
+                text = "".join(self._pieces(child))
+                yield superscript(text) if _EXPONENT.fullmatch(text) else text
             elif tag == f"{_W}sym":
                 code = int(child.get(f"{_W}char", "20"), 16)
                 yield "" if 0xE000 <= code <= 0xF8FF else chr(code)  # private codes mean glyphs of a symbol font
@@ -149,13 +153,14 @@ class _Body:
 
     def _table(self, table: Any) -> None:
         rows: list[list[str]] = []
-        trs = [tr for tr in _children(table, f"{_W}tr")]
+        trs = list(_children(table, f"{_W}tr"))
         cells = [list(_children(tr, f"{_W}tc")) for tr in trs]
         if len(cells) == 1 and len(cells[0]) == 1:  # a frame around text
             self.add(cells[0][0])
             return
-        for tcs in cells:
-            row: list[str] = []
+        for tr, tcs in zip(trs, cells, strict=True):
+            before = _value(tr.find(f"{_W}trPr"), "gridBefore") or 0
+            row = [""] * min(before, 63)
             for tc in tcs:
                 merge = tc.find(f"{_W}tcPr/{_W}vMerge")
                 continues = merge is not None and merge.get(f"{_W}val", "continue") == "continue"
@@ -201,6 +206,15 @@ def _related(part: Any, kind: str) -> Any:
     return None
 
 
+def _is_hidden(run: Any) -> bool:
+    return run.tag == f"{_W}r" and _is_on(run.find(f"{_W}rPr/{_W}vanish"))
+
+
+def _is_superscript(run: Any) -> bool:
+    position = run.find(f"{_W}rPr/{_W}vertAlign")
+    return position is not None and position.get(f"{_W}val") == "superscript"
+
+
 def _is_on(element: Any) -> bool:
     return element is not None and element.get(f"{_W}val", "1") not in _FALSE
 
@@ -211,7 +225,8 @@ class _Styles:
     def __init__(self, root: Any) -> None:
         self.styles = {} if root is None else {s.get(f"{_W}styleId"): s for s in root.iter(f"{_W}style")}
         self.default = next(
-            (i for i, s in self.styles.items() if s.get(f"{_W}default") == "1" and s.get(f"{_W}type") == "paragraph"), None
+            (i for i, s in self.styles.items() if s.get(f"{_W}default") == "1" and s.get(f"{_W}type") == "paragraph"),
+            None,
         )
 
     def of(self, paragraph: Any) -> tuple[int, str, int]:
@@ -247,7 +262,7 @@ def _heading_level(name: str) -> int:
 
 
 def _value(parent: Any, tag: str) -> int | None:
-    child = parent.find(f"{_W}{tag}")
+    child = parent.find(f"{_W}{tag}") if parent is not None else None
     value = child.get(f"{_W}val", "") if child is not None else ""
     return int(value) if re.fullmatch(r"-?\d{1,9}", value) else None
 
@@ -314,11 +329,15 @@ def _in_format(number: int, kind: str) -> str:
     return f"{number:02d}" if kind == "decimalZero" else str(number)
 
 
+_ROMAN = (
+    *((1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"), (40, "XL")),
+    *((10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I")),
+)
+
+
 def _roman(number: int) -> str:
-    digits = ((1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"), (40, "XL"))
-    digits += ((10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I"))
     text = ""
-    for value, letters in digits:
+    for value, letters in _ROMAN:
         text += letters * (number // value)
         number %= value
     return text

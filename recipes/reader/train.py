@@ -1,10 +1,10 @@
 """Train the reader that `modelworks ask` uses to find, or refuse, an answer in a passage.
 
-    python recipes/train_reader.py --data ../shared/data --out runs/reader
+    python recipes/reader/train.py --data ../shared/data --base MINILM_FOLDER --out runs/reader
 
-Starts from MiniLM (the default embedder); embeddings and the first layers stay frozen, so that the shipped reader is only
-the layers that changed. Data: AdversarialQA, Natural Questions (oracle passages) and nine of the sixteen SQuAD2
-development articles; two other articles choose the refusal threshold (`split`), and the remaining five are held out
+Starts from MiniLM (the default embedder); embeddings and the first layers stay frozen, so that the shipped reader is
+only the layers that changed. Data: AdversarialQA, Natural Questions (oracle passages) and nine of the sixteen SQuAD2
+development articles; two other articles choose the refusal threshold (`calibrate.py`), and the remaining five are held out
 for `benchmarks/grounding.py`. AdversarialQA passages that also stand in held-out or threshold articles are dropped.
 Each answerable question is also shown beside a passage of its own source that shares words with it but not the
 answer, because at question time most passages that retrieval brings are of that kind.
@@ -20,49 +20,20 @@ import random
 import re
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from squad import HELD_OUT, THRESHOLD, Example, squad
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from modelworks.models.bert import BertConfig, BertEncoder, BertReader, hf_name
 
-HELD_OUT = ("Warsaw", "Immune_system", "Steam_engine", "Normans", "Scottish_Parliament")
-THRESHOLD = ("Yuan_dynasty", "Force")
 FROZEN_LAYERS = 2
 MAX_TOKENS = 256
-
-
-@dataclass(frozen=True)
-class Example:
-    question: str
-    passage: str
-    start: int | None
-    """First character of the answer in the passage; None where the passage does not answer."""
-    end: int | None
-    source: str
-
-
-def squad(data: Path, titles: tuple[str, ...] | None, without: tuple[str, ...] = ()) -> list[Example]:
-    articles = json.loads((data / "retrieval/squad2_dev_subset.json").read_text())["data"]
-    found = []
-    for article in articles:
-        if article["title"] in without or (titles is not None and article["title"] not in titles):
-            continue
-        for paragraph in article["paragraphs"]:
-            for qa in paragraph["qas"]:
-                if qa["is_impossible"]:
-                    start = end = None
-                else:
-                    answer = Counter((a["answer_start"], a["text"]) for a in qa["answers"]).most_common(1)[0][0]
-                    start, end = answer[0], answer[0] + len(answer[1])
-                found.append(Example(qa["question"].strip(), paragraph["context"], start, end, article["title"]))
-    return found
 
 
 def adversarial(data: Path, banned: set[str]) -> list[Example]:
@@ -234,7 +205,7 @@ def main() -> None:
             drawn.sort(key=lambda r: len(r[0]))
             batches = [drawn[i::1][: options.batch] for i in range(0, len(drawn), options.batch)]
             rng.shuffle(batches)
-        rate = min(1.0, (step + 1) / 100) * max(0.02, 1 - step / options.steps)
+        rate = min(1.0, (step + 1) / 60) * max(0.02, 1 - step / options.steps)
         for group in optimizer.param_groups:
             group["lr"] = options.lr * rate
         ids, mask, segments, starts, ends = collate(batches[step % len(batches)])
@@ -249,8 +220,7 @@ def main() -> None:
             print(f"{step + 1:5d} loss {np.mean(losses[-25:]):.3f} {time.time() - began:.0f}s", flush=True)
         if step % 200 == 199 or step == options.steps - 1:
             print(f"{step + 1:5d} {evaluate(model, tuning_rows)}", flush=True)
-            kept = {n: p for n, p in model.state_dict().items()}
-            save_file(kept, options.out / "reader.safetensors")
+            save_file(model.state_dict(), options.out / "reader.safetensors")
 
 
 if __name__ == "__main__":

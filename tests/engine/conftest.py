@@ -1,0 +1,108 @@
+"""Small random models, with and without a tokenizer, and the starter model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers
+
+from modelworks.core.errors import DownloadError
+from modelworks.models.base import LanguageModel
+from modelworks.models.fetch import pull
+from modelworks.models.gpt2 import GPT2, GPT2Config
+from modelworks.models.llama import Llama, LlamaConfig
+from modelworks.models.load import load
+from modelworks.text.bytelevel import BYTE_TO_CHAR
+from modelworks.text.tokenizer import Tokenizer
+
+CONTEXT = 48
+EOS = 256
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A token for each byte, and two control tokens: text and ids are easy to tell from each other."""
+    backend = tokenizers.Tokenizer(models.BPE({char: byte for byte, char in BYTE_TO_CHAR.items()}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|im_end|>", "<|im_start|>"])
+    return Tokenizer(backend, eos_id=EOS, chat_template=CHATML)
+
+
+def tiny_llama(**changes: Any) -> Llama:
+    settings = {
+        "model_type": "llama",
+        "vocab_size": 258,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": 0.4,  # large, so that greedy choices are far from ties
+        "eos_token_id": None,
+    }
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig.from_hf(settings | changes)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.4)
+    return model
+
+
+def tiny_gpt2() -> GPT2:
+    torch.manual_seed(0)
+    model = GPT2(GPT2Config(vocab_size=258, n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=4)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.4)
+    return model
+
+
+@pytest.fixture(scope="session")
+def bare() -> Llama:
+    """A model without a tokenizer."""
+    return tiny_llama()
+
+
+@pytest.fixture(scope="session")
+def model() -> Llama:
+    """The same model with a byte tokenizer."""
+    model = tiny_llama()
+    model.tokenizer = byte_tokenizer()
+    return model
+
+
+@pytest.fixture(scope="session", params=["llama", "sliding", "gpt2"])
+def any_model(request: pytest.FixtureRequest) -> LanguageModel:
+    """Rotary and learned positions, full and sliding attention."""
+    if request.param == "llama":
+        return tiny_llama()
+    if request.param == "sliding":
+        return tiny_llama(model_type="mistral", sliding_window=4)
+    return tiny_gpt2()
+
+
+@pytest.fixture
+def gpt2() -> GPT2:
+    return tiny_gpt2()
+
+
+@pytest.fixture(scope="session")
+def bytes_only() -> Tokenizer:
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def smollm() -> LanguageModel:
+    try:
+        pull("starter")
+    except DownloadError as error:
+        pytest.skip(f"the starter model is not here: {error}")
+    return load("starter", kind=LanguageModel)
