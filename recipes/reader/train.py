@@ -160,11 +160,12 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, default=16)
     arguments.add_argument("--lr", type=float, default=1e-4)
     arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--resume", type=Path, help="start from this reader's weights instead")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    rng = random.Random(0)
+    rng = random.Random(options.seed)
 
     tokenizer = Tokenizer.from_file(str(options.base / "tokenizer.json"))
     tokenizer.no_padding()

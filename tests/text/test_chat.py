@@ -333,10 +333,24 @@ def test_reasoning_left_out_of_past_turns(make: Make) -> None:
     assert marked(tokenizer, rendered) == ["Yes<|im_end|>", f"{thought}<|im_end|>"]
 
 
-def test_generation_prompt_is_not_the_models(make: Make) -> None:
-    rendered = render(make("chatml"), dialogue("Hi"), add_generation_prompt=True)
-    assert not any(rendered.loss_mask)
-    assert rendered.text.endswith("<|im_start|>assistant\n")
+def test_nothing_counts_in_a_prompt(make: Make) -> None:
+    for name in ("chatml", "generation"):
+        rendered = render(make(name), dialogue("Hi", "Hello", "And?"), add_generation_prompt=True)
+        assert not any(rendered.loss_mask)
+        assert rendered.text.endswith("<|im_start|>assistant\n")
+
+
+def test_a_prompt_is_rendered_once_so_a_template_may_refuse_its_beginnings(make: Make) -> None:
+    tokenizer = make("chatml")
+    before = tokenizer.chat_template
+    tokenizer.chat_template = "{% if messages|length < 3 %}{{ raise_exception('too short') }}{% endif %}" + CHATML
+    try:
+        messages = dialogue("Hi", "Hello", "And?")
+        assert render(tokenizer, messages, add_generation_prompt=True).text.endswith("assistant\n")
+        with pytest.raises(ChatError, match="too short"):
+            render(tokenizer, messages)
+    finally:
+        tokenizer.chat_template = before
 
 
 def test_template_without_stop_tokens_warns(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

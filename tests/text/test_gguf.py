@@ -217,7 +217,7 @@ def test_word_piece_equals_the_folder_it_was_made_of(minilm_folder: Path, texts:
         ({"tokenizer.ggml.eos_token_id": 10**9}, "1000000000"),
         ({"tokenizer.ggml.bos_token_id": -1}, "bos_token_id is -1"),
         ({"tokenizer.ggml.model": "llama"}, "without scores"),
-        ({"tokenizer.ggml.tokens": [1, 2]}, "tokens has entries that are not str"),
+        ({"tokenizer.ggml.tokens": [1] * 900}, "tokens has entries that are not str"),
         ({"tokenizer.ggml.token_type": ["x"]}, "token_type has entries"),
         ({"tokenizer.ggml.merges": ["ab"]}, "merges do not fit"),
         ({"tokenizer.ggml.merges": ["a 日本"]}, "merges do not fit"),
@@ -235,10 +235,13 @@ def test_bad_metadata_is_named(change: dict[str, Any], message: str, byte_bpe_me
 def test_numpy_values(byte_bpe_metadata: dict[str, Any], sentencepiece_metadata: dict[str, Any]) -> None:
     for metadata in (byte_bpe_metadata | {"tokenizer.ggml.pre": "gpt-2"}, sentencepiece_metadata):
         types = np.array(metadata["tokenizer.ggml.token_type"], dtype=np.int32)
-        changed = {"tokenizer.ggml.token_type": types, "tokenizer.ggml.eos_token_id": np.uint32(2)}
+        changed: dict[str, Any] = {"tokenizer.ggml.token_type": types, "tokenizer.ggml.eos_token_id": np.uint32(2)}
+        changed["tokenizer.ggml.add_bos_token"] = np.bool_(False)
         if "tokenizer.ggml.scores" in metadata:
             changed["tokenizer.ggml.scores"] = np.array(metadata["tokenizer.ggml.scores"], dtype=np.float32)
-        plain = Tokenizer.from_gguf(metadata | {"tokenizer.ggml.eos_token_id": 2})
+        plain = Tokenizer.from_gguf(
+            metadata | {"tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.add_bos_token": False}
+        )
         tokenizer = Tokenizer.from_gguf(metadata | changed)
         assert tokenizer.encode("Hello, 日本") == plain.encode("Hello, 日本")
         assert tokenizer.stop_ids == plain.stop_ids

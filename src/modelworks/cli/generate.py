@@ -59,7 +59,7 @@ def generate(
     *,
     model: str = "starter",
     chat: bool = False,
-    options: SamplingOptions = SamplingOptions(),  # noqa: B008 - frozen
+    options: SamplingOptions = SamplingOptions(),
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
     """Continue a prompt.
@@ -105,7 +105,7 @@ def chat(
     model: str = "starter",
     *,
     system: str = _DEFAULT_SYSTEM,
-    options: SamplingOptions = SamplingOptions(max_tokens=512),  # noqa: B008 - frozen
+    options: SamplingOptions = SamplingOptions(max_tokens=512),
 ) -> None:
     """Talk to a model; the conversation goes on until /exit or the end of input.
 

@@ -216,15 +216,21 @@ class _Cutter:
     # --- pieces -------------------------------------------------------------------------------------------------------
 
     def blocks(self) -> Iterator[tuple[Block, tuple[str, ...]]]:
-        """The blocks with the headings above each; text outside of every block counts as paragraphs."""
+        """The blocks with the headings above each; text outside of every block counts as paragraphs.
+
+        A title that no heading shows (a PDF's, a mail folder's) stands above them all.
+        """
         above: list[tuple[int, str]] = []
+        title = self.document.title
+        if title and title not in (_heading_text(self.text[b.start : b.end]) for b in self.document.blocks if b.level):
+            above.append((0, title))
         at = 0
         for block in (*self.document.blocks, Block("paragraph", len(self.text), len(self.text))):
             if self.text[at : block.start].strip():
                 yield Block("paragraph", at, block.start), tuple(text for _, text in above)
             at = max(at, block.end)
             if block.kind == "heading":
-                while above and above[-1][0] >= block.level:
+                while above and above[-1][0] >= max(block.level, 1):
                     above.pop()
             if self.text[block.start : block.end].strip():
                 yield block, tuple(text for _, text in above)

@@ -170,9 +170,12 @@ class Collection:
             time.perf_counter() - began,
         )
 
-    def embed(self, *, progress: bool = False) -> int:
-        """Make the vectors that are missing; return how many texts were embedded. Raises StoreError as `sync`."""
-        done = embed_pending(self._store, self.embedder, quiet=not progress)
+    def embed(self, *, seconds: float | None = None, progress: bool = False) -> int:
+        """Make the vectors that are missing, for about `seconds` at most; return how many texts were embedded.
+
+        Raises StoreError as `sync`.
+        """
+        done = embed_pending(self._store, self.embedder, seconds=seconds, quiet=not progress)
         self._dense.prepare()
         return done
 

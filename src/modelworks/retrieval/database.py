@@ -76,8 +76,8 @@ PRAGMA user_version = {SCHEMA_VERSION};
 """
 
 
-class WordIndexError(StoreError):
-    """The word index is damaged, which `doctor` can mend: it is derived from the chunks."""
+class DamagedError(StoreError):
+    """The database or its word index contradicts itself."""
 
 
 class Database:
@@ -252,7 +252,8 @@ _ADVICE = {
     sqlite3.SQLITE_PERM: "permission denied: change its permissions, or use another folder for the collection",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check its permissions, or use another folder for the collection",
     sqlite3.SQLITE_NOTADB: "it is no SQLite database: move it away, or use another folder for the collection",
-    sqlite3.SQLITE_CORRUPT: "it is damaged: run `modelworks index FOLDER --rebuild`; the documents themselves are safe",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: run `modelworks docs doctor --repair`, and where that does not help "
+    "`modelworks index FOLDER --rebuild`; the documents themselves are safe",
     sqlite3.SQLITE_IOERR: "reading or writing failed: check the disk",
     sqlite3.SQLITE_TOOBIG: "a document is larger than SQLite can hold (1 GB of text): leave it out",
 }
@@ -264,11 +265,10 @@ def _user_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CORRUPT_VTAB:
-            raise WordIndexError(f"{path}: its word index is damaged: run `modelworks docs doctor --repair`") from error
         advice = _ADVICE.get(_primary_code(error))
         if advice is None:
             raise
-        raise StoreError(f"{path}: {advice}") from error
+        kind = DamagedError if _primary_code(error) == sqlite3.SQLITE_CORRUPT else StoreError
+        raise kind(f"{path}: {advice}") from error
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}; use another folder for the collection") from error

@@ -80,6 +80,8 @@ class DenseIndex:
 
     def _search_matrix(self, query_C: NDArray[np.float32], limit: int, where: Filter | None) -> Ranking:
         matrix = self._current_matrix()
+        if not len(matrix.rows_M):
+            return []
         scores_M = (matrix.vectors_NC @ query_C)[matrix.rows_M]
         ids_M = matrix.chunk_ids_M
         if where is not None:

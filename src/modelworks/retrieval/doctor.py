@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelworks.core.errors import StoreError
+from modelworks.retrieval.database import DamagedError
 from modelworks.retrieval.document import Page
 from modelworks.retrieval.projection import Projection
 from modelworks.retrieval.store import VECTOR_DTYPE, Store, text_hash
@@ -52,13 +53,21 @@ def examine(store: Store, *, repair: bool = False) -> DoctorReport:
     return DoctorReport(tuple(checks))
 
 
+_REBUILD = "run `modelworks index FOLDER --rebuild`"
+
+
 def _file(store: Store) -> Check:
-    """Pages, indexes and references of the database; the word index has its own check."""
-    faults = [row[0] for row in store.rows("PRAGMA quick_check(5)") if row[0] != "ok"]
+    """Pages, indexes and references of the tables that hold the truth; the word index has its own check."""
+    faults = [
+        row[0]
+        for table in ("meta", "documents", "chunks", "embeddings")
+        for row in store.rows(f"PRAGMA quick_check('{table}')")
+        if row[0] != "ok"
+    ]
     if faults:
-        return Check("database", False, f"{'; '.join(faults)}: run `modelworks index FOLDER --rebuild`")
+        return Check("database", False, " ".join(f"{len(faults)} faults, first {faults[0]}: {_REBUILD}".split()))
     dangling = len(store.rows("PRAGMA foreign_key_check"))
-    return Check("database", not dangling, f"{dangling} chunks without a document" if dangling else "intact")
+    return Check("database", not dangling, f"{dangling} chunks of no document: {_REBUILD}" if dangling else "intact")
 
 
 def _offsets(store: Store, repair: bool) -> Check:
@@ -68,7 +77,9 @@ def _offsets(store: Store, repair: bool) -> Check:
         for name in wrong:
             store.forget(name)
     detail = f"wrong in {len(wrong)} documents, first {wrong[0]!r}" if wrong else "all within their texts"
-    return Check("offsets", not wrong, f"{detail}; the next sync reads them again" if wrong else detail, repair)
+    return Check(
+        "offsets", not wrong, f"{detail}; the next sync reads them again" if wrong else detail, repair and bool(wrong)
+    )
 
 
 def _consistent(store: Store, name: str) -> bool:
@@ -101,9 +112,13 @@ def _words(store: Store, repair: bool) -> Check:
     """The word index says what the chunks say."""
     if store.words_match():
         return Check("words", True, "the word index matches the chunks")
+    detail = "the word index differs from the chunks"
     if repair:
-        store.rebuild_words()
-    return Check("words", False, "the word index differs from the chunks", repaired=repair and store.words_match())
+        try:
+            store.rebuild_words()
+        except DamagedError as error:
+            detail = str(error)
+    return Check("words", False, detail, repaired=repair and store.words_match())
 
 
 def _vectors(store: Store, repair: bool) -> Check:
@@ -123,14 +138,18 @@ def _vectors(store: Store, repair: bool) -> Check:
         store.drop_vectors(wrong)
     embedded, chunks = store.vector_counts()
     detail = f"{embedded} of {chunks} chunks embedded"
-    return Check("vectors", not wrong, f"{len(wrong)} unusable vectors" if wrong else detail, repaired=repair)
+    return Check(
+        "vectors", not wrong, f"{len(wrong)} unusable vectors" if wrong else detail, repaired=repair and bool(wrong)
+    )
 
 
 def _orphans(store: Store, repair: bool) -> Check:
     count = int(store.value("SELECT count(*) FROM embeddings WHERE text_hash NOT IN (SELECT text_hash FROM chunks)"))
     if count and repair:
         store.drop_orphans()
-    return Check("orphans", not count, f"{count} vectors of deleted text" if count else "none", repaired=repair)
+    return Check(
+        "orphans", not count, f"{count} vectors of deleted text" if count else "none", repaired=repair and count > 0
+    )
 
 
 def _projection(store: Store, repair: bool) -> Check:
@@ -146,4 +165,4 @@ def _projection(store: Store, repair: bool) -> Check:
         projection.rebuild()
     level = not missing and not stale
     detail = "mirrors the vectors" if level else f"lacks {len(missing)} vectors and has {len(stale)} deleted ones"
-    return Check("approximate index", level, detail, repaired=repair)
+    return Check("approximate index", level, detail, repaired=repair and not level)

@@ -31,7 +31,7 @@ class Block:
     start: int
     end: int
     level: int = 0
-    """Depth of a heading (1 is the title's); 0 for everything else."""
+    """Depth of a heading (1 is the title's, beyond 6 for documented names within sections); 0 for everything else."""
     header_end: int | None = None
     """For a table, where its header row ends, so that every chunk of it can repeat `text[start:header_end]`."""
 
@@ -58,4 +58,4 @@ class Chunk:
     index_text: str
     """What is embedded and indexed for words: heading path and table header, then the span, NFKC-normalised."""
     heading: str = ""
-    """The headings above the span, outermost first, joined by " > "."""
+    """The title, where no heading shows it, and the headings above the span, outermost first, joined by " > "."""

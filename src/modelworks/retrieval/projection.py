@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -66,8 +65,8 @@ class Projection:
             self._add(table, missing[start : start + _BLOCK])
         if missing or stale:
             self._index(table)
-            # The versions before a delete still hold what was deleted.
-            table.optimize(cleanup_older_than=timedelta(0), delete_unverified=False)
+            # Old versions go once no search of another process can still be reading them.
+            table.optimize(cleanup_older_than=timedelta(minutes=1))
         self.store.note_projection(revision)
 
     def differences(self) -> tuple[list[str], list[str]]:
@@ -78,38 +77,54 @@ class Projection:
 
     def rebuild(self) -> None:
         """Throw the mirror away and copy the store's vectors anew."""
-        self._table = None
+        self._reopen()
         shutil.rmtree(self._folder, ignore_errors=True)
         self.level()
 
     def search(self, query_C: NDArray[np.float32], limit: int) -> list[str]:
         """Keys of about the `limit` nearest vectors by inner product, nearest first; levels the mirror first."""
+        # What is wrong may be that another process has just cleaned up the version that this one was reading, or that
+        # the mirror is damaged. Both can be helped; what then still fails is raised.
+        for recover in (self._reopen, self.rebuild):
+            try:
+                return self._search(query_C, limit)
+            except (RuntimeError, OSError, ValueError):
+                recover()
+        return self._search(query_C, limit)
+
+    def _search(self, query_C: NDArray[np.float32], limit: int) -> list[str]:
         self.level()
         table = self._open()
-        request = table.search(query_C).distance_type("dot").select(["key", "_distance"]).limit(limit)
         rows = table.count_rows()
         share = max(_PROBED, min(1.0, limit / max(1, rows)))
+        request = table.search(query_C).distance_type("dot").select(["key", "_distance"]).limit(limit)
         request = request.nprobes(max(1, math.ceil(_partitions(rows) * share)))
         # Two processes that level at once may both add a key.
         return list(dict.fromkeys(row["key"] for row in request.to_list()))
+
+    def _reopen(self) -> None:
+        self._table = None
 
     def _count(self) -> int:
         return int(self.store.value("SELECT count(*) FROM embeddings"))
 
     def _open(self) -> Any:
-        """The table, made empty where it is missing, unreadable or of another dimension."""
+        """The table at its latest version, made empty where it is missing or of another dimension."""
         import pyarrow as pa
 
         embedder = self.store.embedder()
         if embedder is None:
             raise StoreError("the collection has no vectors yet: run `modelworks index FOLDER`")
         schema = pa.schema([("key", pa.string()), ("vector", pa.list_(pa.float16(), embedder[1]))])
-        if self._table is None or self._table.schema != schema:
-            self._table = self._database.create_table(_TABLE, schema=schema, exist_ok=True)
-            if self._table.schema != schema:
-                self._table = self._database.create_table(_TABLE, schema=schema, mode="overwrite")
-        else:
-            self._table.checkout_latest()
+        if self._table is None:
+            exists = _TABLE in self._database.list_tables().tables
+            if exists:
+                self._table = self._database.open_table(_TABLE)
+            else:
+                self._table = self._database.create_table(_TABLE, schema=schema, exist_ok=True)
+        self._table.checkout_latest()
+        if self._table.schema != schema:
+            self._table = self._database.create_table(_TABLE, schema=schema, mode="overwrite")
         return self._table
 
     def _add(self, table: Any, keys: Sequence[str]) -> None:
@@ -137,9 +152,7 @@ class Projection:
         partitions = _partitions(table.count_rows())
         if not partitions or table.list_indices():
             return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            table.create_index("vector", config=IvfSq(distance_type="dot", num_partitions=partitions))
+        table.create_index("vector", config=IvfSq(distance_type="dot", num_partitions=partitions))
 
 
 def _partitions(rows: int) -> int:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from modelworks.core.errors import StoreError
 from modelworks.retrieval import lexical
 from modelworks.retrieval.chunk import index_form
-from modelworks.retrieval.database import Database, WordIndexError
+from modelworks.retrieval.database import DamagedError, Database
 from modelworks.retrieval.document import Chunk, Document, Page
 from modelworks.retrieval.embed import Embedder
 
@@ -302,7 +302,8 @@ class Store(Database):
     def exclude(self, name: str) -> int:
         """Delete what came of a document, and keep it out of later syncs; return how many chunks went.
 
-        Its text is overwritten on disk too; only its name and hash stay, to know it again. Raises StoreError where there is no such document.
+        Its text is overwritten on disk too; only its name and hash stay, to know it again. Raises StoreError where no
+        document is called `name`.
         """
         with self._transaction() as connection:
             row = connection.execute(
@@ -444,7 +445,7 @@ class Store(Database):
             with self._transaction(moves=False) as connection:
                 # Rank 1: compare with the content table too (sqlite.org/fts5.html, "The 'integrity-check' Command").
                 connection.execute("INSERT INTO chunks_fts (chunks_fts, rank) VALUES ('integrity-check', 1)")
-        except WordIndexError:
+        except DamagedError:
             return False
         return True
 

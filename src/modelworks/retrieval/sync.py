@@ -323,18 +323,21 @@ def _read_in_processes(jobs: Iterator[Job], reader: Reader, workers: int) -> Ite
                     suspects = len(waiting)
 
 
-def embed_pending(store: Store, embedder: Embedder, *, quiet: bool = True) -> int:
+def embed_pending(store: Store, embedder: Embedder, *, seconds: float | None = None, quiet: bool = True) -> int:
     """Give every chunk text that lacks one its vector; return how many were made.
 
-    Raises StoreError where the store's vectors are another model's.
+    `seconds` ends the work after the batch in which that time is up. Raises StoreError where the store's vectors are another model's.
     """
     total = store.count_pending()
     if not total:
         return 0
     store.bind_embedder(embedder.id, embedder.dimension, ref=getattr(embedder, "ref", ""))
     done = last = 0
+    # Short of time, batches are small, so that the work ends near the time that was given.
+    at_once = _EMBEDDED_AT_ONCE if seconds is None else _EMBEDDED_AT_ONCE // 8
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
     with progress("embedding", total, quiet=quiet) as advance:
-        while pending := store.pending(_EMBEDDED_AT_ONCE, after=last):
+        while time.monotonic() < deadline and (pending := store.pending(at_once, after=last)):
             last = pending[-1][0]
             texts = {key: text for _, key, text in pending}
             vectors = embedder.embed(list(texts.values()))

@@ -58,7 +58,8 @@ def render(
 
     A message has a `role` and a `content`: a string, or a list of `{"type": "text", "text": ...}`; an assistant's may
     have `tool_calls`, whose `arguments` are an object or its JSON. `tools` are JSON schemas as OpenAI's API states
-    them. BOS is there once if the tokenizer adds one, whether or not the template writes it.
+    them. BOS is there once if the tokenizer adds one, whether or not the template writes it. With a generation prompt
+    the dialogue is a prompt, in which nothing is the assistant's to produce any more: the mask is all False.
 
     Raises `ChatError` for a tokenizer without a template (set `tokenizer.chat_template`), for a malformed message (by
     its index), and with the template's own words where it refuses a dialogue.
@@ -69,11 +70,10 @@ def render(
     private = _Private(tokenizer, checked, tools, tokenizer.chat_template)
     chat = _Chat(tokenizer, private, private.hide(checked), private.hide(_plain(tools)) if tools else None)
 
-    marked = chat.render(len(checked), add_generation_prompt)
-    if _GENERATION_TAG.search(tokenizer.chat_template):
-        hidden, spans = private.unmark(marked)
-    else:
-        hidden, _ = private.unmark(marked)
+    hidden, spans = private.unmark(chat.render(len(checked), add_generation_prompt))
+    if add_generation_prompt:
+        spans = []
+    elif not _GENERATION_TAG.search(tokenizer.chat_template):
         spans = chat.assistant_spans(hidden)
     ids, offsets = _encode(tokenizer, private, hidden)
     mask = [False] * len(ids)

@@ -206,7 +206,9 @@ def frame(backend: Tokenizer, before: Sequence[int], after: Sequence[int]) -> No
 
 def _stated(metadata: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
     """A value of `tokenizer.ggml.`, or the default where there is none. Raises where it is of another kind."""
-    value = metadata.get(f"tokenizer.ggml.{key}")
+    value: Any = metadata.get(f"tokenizer.ggml.{key}")
+    if hasattr(value, "item"):  # numpy's scalars, whose bool is no number
+        value = value.item()
     if value is not None and not isinstance(value, kind):
         raise ModelFileError(f"tokenizer.ggml.{key} is {type(value).__name__}, expected {kind.__name__}")
     return default if value is None else value

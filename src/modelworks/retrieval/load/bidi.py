@@ -59,8 +59,7 @@ def pieces(characters: Sequence[str], boxes: Sequence[Box]) -> list[Piece]:
 def logical(pieces: Iterable[Piece], em: float) -> str:
     """The pieces of one line in the order in which they are read; `em` is the font's size."""
     line = sorted(pieces, key=lambda piece: (piece.left, piece.right))
-    weight = sum(piece.direction * len(piece.text) for piece in line)
-    base = -1 if weight < 0 else 1
+    base = _base(line)
     if base < 0:
         line.reverse()
     ordered: list[Piece] = []
@@ -87,6 +86,14 @@ def logical(pieces: Iterable[Piece], em: float) -> str:
     if base < 0 and brackets and brackets[0] in _CLOSING and brackets[-1] in _OPENING:
         text = text.translate(_MIRROR)
     return text
+
+
+def _base(line: Sequence[Piece]) -> int:
+    """The direction of a line: that of its outermost words, where they agree, else of most of its letters."""
+    strong = [piece for piece in line if piece.direction]
+    if strong and strong[0].direction == strong[-1].direction:
+        return strong[0].direction
+    return -1 if sum(piece.direction * len(piece.text) for piece in strong) < 0 else 1
 
 
 def _direction(character: str) -> int:

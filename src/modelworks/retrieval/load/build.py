@@ -14,6 +14,9 @@ CELL = " | "
 # Control characters but tab, newline and carriage return; lone surrogates; the two non-characters that XML forbids.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _SUPERSCRIPT = str.maketrans("0123456789+-−n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ")
+_NO_TITLE = re.compile(
+    r"untitled\W?\d*|(powerpoint )?presentation|(slide|document|sheet|book|workbook) ?\d*|microsoft \w+ - .*", re.I
+)
 _SPACES = re.compile(r"[ \t\n\r\f\v\x85\u2028\u2029]+")
 
 
@@ -106,7 +109,7 @@ class Builder:
             pages=tuple(self._pages),
             blocks=tuple(self._blocks),
             media_type=self.media_type,
-            title=one_line(drop_controls(self.title)),
+            title=_title(self.title),
             notes=tuple(self.notes),
         )
 
@@ -124,6 +127,12 @@ class Builder:
             # A page without text is an empty span where its text would have been.
             start = min(last.start, self._length)
             self._pages[-1] = Page(last.number, start, self._length, last.label)
+
+
+def _title(text: str) -> str:
+    """A title on one line; "" for what programs put where authors put nothing."""
+    title = one_line(drop_controls(text))
+    return "" if _NO_TITLE.fullmatch(title) else title
 
 
 def row_text(cells: Sequence[str]) -> str:

@@ -56,7 +56,7 @@ def is_text(data: bytes) -> bool:
     """Whether `data` could be text in an ASCII-based encoding: no NUL bytes and hardly a control character."""
     sample = data[:_SAMPLE]
     controls = len(sample) - len(sample.translate(None, _CONTROLS))
-    return b"\0" not in sample and controls * 50 <= len(sample)
+    return b"\0" not in sample and controls <= 1 + len(sample) // 50
 
 
 def encoding_note(encoding: str) -> tuple[str, ...]:
@@ -96,9 +96,10 @@ def _guess(sample: bytes) -> str:
     Where only some letters are accented, statistics confuse the Western code pages with each other, and
     Windows-1252 is by far the likeliest.
     """
+    latin = sum(chr(byte).isalpha() for byte in sample if byte < 0x80)
     high = sum(byte >= 0x80 for byte in sample)
-    letters = high + sum(chr(byte).isalpha() for byte in sample if byte < 0x80)
-    if high * 4 < letters:
+    letters = sum(byte >= 0xC0 for byte in sample)  # below lie the quotes and dashes of single-byte encodings
+    if 3 * letters < latin and high < latin:
         return ""
     from charset_normalizer import from_bytes
 

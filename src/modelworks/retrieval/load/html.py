@@ -58,7 +58,8 @@ def read(data: bytes, suffix: str) -> Document:
     try:
         return builder.document()
     except DocumentError:
-        raise DocumentError("no text: the page itself shows none (a script may fill it in a browser)") from None
+        detail = builder.notes[-1] if builder.notes else "a script may fill it in a browser"
+        raise DocumentError(f"no text: the page itself shows none ({detail})") from None
 
 
 def add_html(builder: Builder, text: str) -> None:
@@ -66,6 +67,8 @@ def add_html(builder: Builder, text: str) -> None:
     # Parsed from bytes: a str with an XML declaration is refused by libxml2.
     parser = etree.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, huge_tree=True)
     root = etree.fromstring(drop_controls(text).encode("utf-8"), parser)
+    if any("depth" in entry.message for entry in parser.error_log.filter_from_fatals()):
+        builder.notes.append("elements nested too deeply were left out")
     if root is None:
         return
     title = root.find(".//title")
@@ -106,15 +109,14 @@ def _main(root: Element) -> Element:
     best = max(marked, key=_length, default=None)
     if best is not None and _length(best) * 20 >= whole:
         return best
-    _drop(root.iter(*_AROUND))
-    surrounding = [e for e in body.iterdescendants("div", "ul", "section") if _is_surrounding(e)]
-    # A site may name the very frame of its page "sidebar-layout": never drop most of the text for a name.
+    surrounding = [e for e in body.iterdescendants("div", "ul", "section", *_AROUND) if _is_surrounding(e)]
+    # A site may wrap its whole page in a <form>, or name its frame "sidebar-layout": never drop most of the text.
     _drop(e for e in surrounding if _length(e) * 2 < whole)
     return body
 
 
 def _is_surrounding(element: Element) -> bool:
-    return bool(_SURROUNDING.search(f"{element.get('class', '')} {element.get('id', '')}"))
+    return element.tag in _AROUND or bool(_SURROUNDING.search(f"{element.get('class', '')} {element.get('id', '')}"))
 
 
 def _length(element: Element) -> int:

@@ -39,7 +39,8 @@ def container(data: bytes) -> io.BytesIO:
                 # OOXML forbids document types (ECMA-376 part 2, clause 9.1.2); only an attack has one.
                 if part.filename.endswith((".xml", ".rels")):
                     with archive.open(part) as stream:
-                        if b"<!DOCTYPE" in stream.read(4096):
+                        head = stream.read(4096)
+                        if b"<!DOCTYPE" in head or "<!DOCTYPE".encode("utf-16-le") in head:
                             raise DocumentError(f"unsafe: {part.filename} declares XML entities")
     except zipfile.BadZipFile:
         raise DocumentError("broken: the file is cut short or its ZIP container is damaged") from None

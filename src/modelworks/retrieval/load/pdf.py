@@ -84,9 +84,7 @@ def _note_pages(builder: Builder, pages: list[_Page]) -> None:
         if scanned:
             what = "page holds" if len(scanned) == 1 else "pages hold"
             raise DocumentError(f"scanned: {len(scanned)} {what} only images, no text layer")
-        raise DocumentError(
-            f"no text: the {one_of(len(pages), 'page')} of the PDF hold no text layer (blank or drawn as shapes)"
-        )
+        raise DocumentError(f"no text: {one_of(len(pages), 'page')} without a text layer (blank, or drawn as shapes)")
     if broken:
         builder.notes.append(f"broken pages left out: {ranges(broken)}")
     if scanned:

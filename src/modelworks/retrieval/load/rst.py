@@ -12,6 +12,7 @@ _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1{1,}[ \t]*$")
 _ITEM = re.compile(r"[ \t]*(?:[-*+•]|(?:\d+|#|[a-zA-Z])[.)]|\([\da-z]+\))[ \t]+\S")
 _GRID_BORDER = re.compile(r"[ \t]*\+(?:[-=]+\+)+[ \t]*$")
 _SIMPLE_BORDER = re.compile(r"[ \t]*=+(?:[ \t]+=+)+[ \t]*$")
+_TITLE_FIELD = re.compile(r"^:?Title:[ \t]*(\S.*?)[ \t]*$", re.M | re.I)
 _CODE_DIRECTIVE = re.compile(r"[ \t]*\.\. (?:code|code-block|sourcecode|parsed-literal|productionlist|doctest)::")
 
 
@@ -19,7 +20,10 @@ def read(data: bytes, suffix: str) -> Document:
     text, notes = source_text(data)
     scanner = _Scanner(text)
     scanner.scan()
-    return source_document(text, scanner.blocks, "text/x-rst", title=scanner.title, notes=notes)
+    # A Python enhancement proposal and its like give the title as a field of their header.
+    field = _TITLE_FIELD.search(text, 0, scanner.blocks[0].end)
+    title = field[1] if field else scanner.title
+    return source_document(text, scanner.blocks, "text/x-rst", title=title, notes=notes)
 
 
 class _Scanner:

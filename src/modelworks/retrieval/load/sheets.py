@@ -17,7 +17,7 @@ from modelworks.retrieval.load.office import container, parse_xml, shown_number
 _MAX_CELLS = 2_000_000
 """Filled cells read from one workbook; a million-row export beyond that is data, not a document."""
 _MAX_EMPTY_ROWS = 1_048_576
-_DEFAULT_NAME = re.compile(r"(Sheet|Tabelle|Feuil|Hoja|Foglio|Лист|シート|工作表)\s*\d+")
+_DEFAULT_NAME = re.compile(r"(Sheet|Tabelle|Feuil|Hoja|Foglio|Лист|シート|工作表)\s*\d*")
 _UNSAVED_FORMULA = re.compile(rb"</f>\s*(?:<v\s*/>|<v></v>)?\s*</c>|<f>[^<]*</f></c>")
 
 

@@ -7,8 +7,9 @@ import re
 import zipfile
 
 from modelworks.core.errors import DocumentError
-from modelworks.retrieval.load.encoding import decode
+from modelworks.retrieval.load.encoding import decode, is_text
 
+_RTF = b"{\\rtf"
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n", "PNG image"),
     (b"\xff\xd8\xff", "JPEG image"),
@@ -27,7 +28,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"OggS", "Ogg audio"),
     (b"ID3", "MP3 audio"),
     (b"fLaC", "FLAC audio"),
-    (b"{\\rtf", "Rich Text (RTF)"),
+    (_RTF, "Rich Text (RTF)"),
 )
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _OFFICE_ROOTS = (("word/", ".docx"), ("ppt/", ".pptx"), ("xl/", ".xlsx"))
@@ -43,7 +44,7 @@ def by_signature(data: bytes, suffix: str) -> str | None:
     Raises:
         DocumentError: a kind of file that has no reader; the message names it.
     """
-    if b"%PDF-" in data[:1024] and suffix not in (".eml", ".mbox"):
+    if data[:1024].lstrip().startswith(b"%PDF-"):
         return ".pdf"
     if data.startswith(b"PK\x03\x04"):
         return _zipped(data, suffix)
@@ -54,7 +55,8 @@ def by_signature(data: bytes, suffix: str) -> str | None:
     if data.startswith(b"RIFF") and data[8:12] in (b"WAVE", b"AVI ", b"WEBP"):
         raise DocumentError(no_reader("media file", suffix))
     for signature, what in _SIGNATURES:
-        if data.startswith(signature):
+        # Prose may begin with "GIF89a is a format", too; its bytes are then all text.
+        if data.startswith(signature) and (signature == _RTF or not is_text(data)):
             raise DocumentError(no_reader(what, suffix))
     return None
 
