@@ -182,7 +182,7 @@ def tune() -> int:
             print(f"{name}: {len(test.queries)} queries, {singles}", flush=True)
             by_weight = []
             for weight in WEIGHTS:
-                fuse.weighted_sum = functools.partial(plain, dense_weight=weight)  # type: ignore[assignment]
+                fuse.weighted_sum = functools.partial(plain, dense_weight=weight)
                 by_weight.append(mean_ndcg(test, searching(collection, "fused")))
             by_set.append(by_weight)
     fuse.weighted_sum = plain
@@ -200,7 +200,7 @@ def main() -> int:
     for name, make in {"scifact": scifact, "nfcorpus": nfcorpus}.items():
         test = make()
         with index(name, test, Remembering()) as collection:
-            scores = {mode: mean_ndcg(test, searching(collection, mode)) for mode in MODES}
+            scores: dict[str, float] = {mode: mean_ndcg(test, searching(collection, mode)) for mode in MODES}
         scores["bm25s"] = mean_ndcg(test, bm25s_search(test))
         line = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
         print(f"{name}: {len(test.queries)} queries, {len(test.documents)} documents: {line}", flush=True)

@@ -2,9 +2,9 @@
 
     python recipes/reader/calibrate.py --data ../shared/data --weights runs/reader/reader.safetensors
 
-Questions are asked of a collection of all sixteen articles, so that passages are what retrieval brings. A passage counts
-as answering where it holds the annotated answer and comes from its paragraph. The threshold is where right answers
-given and right refusals, as a mean of the two rates, are most.
+Questions are asked of a collection of all sixteen articles, so that passages are what retrieval brings. A sentence
+counts as answering where the annotated answer lies in it. The threshold is where right answers given and right
+refusals, as a mean of the two rates, are most.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from modelworks.models.fetch import pull
 from modelworks.models.load import load
 from modelworks.retrieval.answer import judge
 from modelworks.retrieval.collection import Collection
-from modelworks.retrieval.reader import Calibration, Reader
+from modelworks.retrieval.evidence import LOWEST_MARGIN, Calibration, Evidence
+from modelworks.retrieval.reader import Reader
 
-NEUTRAL = Calibration(margin=1.0, coverage=0.0, bias=0.0, threshold=0.5)
+NEUTRAL = Calibration(margin=1.0, cosine=0.0, coverage=0.0, context=0.0, bias=0.0, threshold=0.5)
 ASSETS = Path(__file__).parents[2] / "src/modelworks/retrieval/assets"
 
 
@@ -55,22 +56,21 @@ def write(model: BertReader, calibration: Calibration, path: Path) -> None:
     writer.close()
 
 
-def fit(features: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
-    """Logistic regression with a little shrinkage: the weights of margin and coverage, and the bias."""
+def fit(features: np.ndarray, labels: np.ndarray) -> list[float]:
+    """Logistic regression with a little shrinkage: a weight a column, and the bias."""
     x, y = torch.tensor(features, dtype=torch.float64), torch.tensor(labels, dtype=torch.float64)
-    weight = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight], max_iter=200, line_search_fn="strong_wolfe")
+    weight = torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight], max_iter=500, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        logits = x @ weight[:2] + weight[2]
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, y) + 1e-4 * (weight[:2] ** 2).sum()
+        logits = x @ weight[:-1] + weight[-1]
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, y) + 1e-4 * (weight[:-1] ** 2).sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    margin, coverage, bias = weight.tolist()
-    return margin, coverage, bias
+    return weight.tolist()
 
 
 def main() -> None:
@@ -91,43 +91,44 @@ def main() -> None:
     assert tokenizer is not None
 
     asked = random.Random(2).sample(squad(options.data, THRESHOLD), options.questions)
-    rows: list[list[tuple[float, float, bool]]] = []
-    with tempfile.TemporaryDirectory() as scratch:
+    rows: list[list[tuple[Evidence, bool]]] = []
+    with tempfile.TemporaryDirectory() as scratch, Collection(Path(scratch) / "store") as collection:
         write_articles(options.data, Path(scratch) / "articles")
-        with Collection(Path(scratch) / "store") as collection:
-            collection.sync(Path(scratch) / "articles")
-            for example in asked:
-                row = []
-                for judged in judge(example.question, collection.search(example.question, k=options.passages), reader):
-                    right = (
-                        example.start is not None
-                        and any(answer in judged.hit.text for answer in example.answers)
-                        and judged.hit.document == f"{example.source}.md"
-                    )
-                    row.append((judged.reading.margin, judged.coverage, right))
-                rows.append(row)
-    flat = [passage for row in rows for passage in row]
-    features = np.array([[margin, coverage] for margin, coverage, _ in flat])
-    margin, coverage, bias = fit(features, np.array([right for *_, right in flat]))
-    calibration = Calibration(margin, coverage, bias, 0.5)
+        collection.sync(Path(scratch) / "articles")
+        for example in asked:
+            hits = collection.search(example.question, k=options.passages)
+            text = collection.document_text(f"{example.source}.md")
+            at = text.index(example.passage) + (example.start or 0)
+            row = []
+            for judged in judge(example.question, hits, reader, collection.embedder):
+                right = (
+                    example.start is not None
+                    and judged.hit.document == f"{example.source}.md"
+                    and judged.hit.start + judged.start <= at < judged.hit.start + judged.end
+                )
+                row.append((judged.evidence, right))
+            rows.append(row)
+    flat = [sentence for row in rows for sentence in row]
+    features = np.array([[max(e.margin, LOWEST_MARGIN), e.cosine, e.coverage, e.context] for e, _ in flat])
+    calibration = Calibration(*fit(features, np.array([right for _, right in flat])), threshold=0.5)
 
     scored = []
     for example, row in zip(asked, rows):
-        best = max(row, key=lambda p: calibration.probability(p[0], p[1]))
-        scored.append((calibration.probability(best[0], best[1]), example.start is not None, best[2]))
+        probability, right = max((calibration.probability(evidence), right) for evidence, right in row)
+        scored.append((probability, example.start is not None, right))
 
     def balanced(threshold: float) -> float:
         given = [right and p >= threshold for p, answerable, right in scored if answerable]
         refused = [p < threshold for p, answerable, _ in scored if not answerable]
         return (float(np.mean(given)) + float(np.mean(refused))) / 2
 
-    threshold = max(sorted(p for p, *_ in scored), key=balanced)
-    calibration = replace(calibration, threshold=threshold)
+    calibration = replace(calibration, threshold=max(sorted(p for p, *_ in scored), key=balanced))
     write(model, calibration, path)
-    recall = np.mean([any(right for *_, right in row) for e, row in zip(asked, rows) if e.start is not None])
-    print(
-        calibration, f"balanced {balanced(threshold):.3f}, recall of passages {recall:.3f}, {path.stat().st_size} bytes"
-    )
+    answerable = [(row, right) for row, (_, possible, right) in zip(rows, scored) if possible]
+    print(calibration)
+    print(f"passages hold the answer {np.mean([any(r for _, r in row) for row, _ in answerable]):.3f}")
+    print(f"likeliest sentence is right {np.mean([right for _, right in answerable]):.3f}")
+    print(f"balanced {balanced(calibration.threshold):.3f}, {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

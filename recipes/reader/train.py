@@ -4,8 +4,8 @@
 
 Starts from MiniLM (the default embedder); embeddings and the first layers stay frozen, so that the shipped reader is
 only the layers that changed. Data: AdversarialQA, Natural Questions (oracle passages) and nine of the sixteen SQuAD2
-development articles; two other articles choose the refusal threshold (`calibrate.py`), and the remaining five are held out
-for `benchmarks/grounding.py`. AdversarialQA passages that also stand in held-out or threshold articles are dropped.
+development articles; two others choose the refusal threshold (`calibrate.py`), and the remaining five are held out for
+`benchmarks/grounding.py`. AdversarialQA passages that also stand in held-out or threshold articles are dropped.
 Each answerable question is also shown beside a passage of its own source that shares words with it but not the
 answer, because at question time most passages that retrieval brings are of that kind.
 """

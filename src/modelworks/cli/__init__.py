@@ -6,16 +6,23 @@ import os
 import sys
 from typing import NoReturn
 
-from cyclopts import App
+from cyclopts import App, Parameter
+from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
 import modelworks
 from modelworks.core.errors import ModelworksError
+
+USAGE_ERROR = 2
+STOPPED = 130  # what shells report for SIGINT, and 141 for SIGPIPE
+READER_GONE = 141
 
 app = App(
     name="modelworks",
     help="Answers from your own documents, offline, every sentence cited; and the local models behind them.",
     version=modelworks.__version__,
     help_format="plaintext",  # Markdown would cost a third of the start-up
+    default_parameter=Parameter(negative=()),  # no --no-FLAG beside every --FLAG
+    suppress_keyboard_interrupt=False,  # `main` says that it stopped
 )
 # A lazily registered verb is named here in full: help is printed without importing it.
 for name, home, summary in (
@@ -30,24 +37,46 @@ for name, home, summary in (
     app.command(f"modelworks.cli.{home}", name=name, help=summary)
 
 
-def fail(message: str, status: int = 1) -> NoReturn:
-    """Print one line on standard error and leave."""
-    print(f"modelworks: {message}", file=sys.stderr)
-    raise SystemExit(status)
-
-
 def main() -> None:
     """Run the command line; what the user can mend is one line, never a traceback."""
+    # What the terminal's encoding lacks, or a file name that is not text, is shown as an escape.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        app()
+        try:
+            app(sys.argv[1:], exit_on_error=False, print_error=False, verbose=False)
+        finally:
+            sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
+    except CycloptsError as error:
+        fail(_usage(error), USAGE_ERROR)
     except ModelworksError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail("stopped", 130)
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): leave quietly, without a second error at interpreter exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
+        fail("stopped", STOPPED)
+    except BrokenPipeError:  # the reader of our output has enough (`| head`)
+        _discard_output()
+        raise SystemExit(READER_GONE) from None
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        _discard_output()
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         fail(f"{where}{error.strerror or error}")
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Print one line on standard error and leave."""
+    from modelworks.cli.terminal import escaped
+
+    print(f"modelworks: {escaped(message)}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _usage(error: CycloptsError) -> str:
+    said = str(error)
+    if isinstance(error, UnusedCliTokensError):
+        assert error.unused_tokens
+        said = f"{error.unused_tokens[0]!r} is one argument too many; a text with spaces goes in quotes."
+    return f"{said} `{' '.join(['modelworks', *(error.command_chain or ()), '--help'])}` shows how it is used."
+
+
+def _discard_output() -> None:
+    """Let what is still buffered for standard output go nowhere, or the interpreter's exit would fail on it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

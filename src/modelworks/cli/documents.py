@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
+from modelworks.cli.terminal import Flag, Json, check_text, escaped, flowing, note, print_json, stdout
 from modelworks.core.errors import DocumentError, ModelworksError
 from modelworks.core.log import console
 from modelworks.core.paths import cache_dir
@@ -22,23 +23,31 @@ if TYPE_CHECKING:
     from modelworks.retrieval.collection import Collection
     from modelworks.retrieval.sync import SyncReport
 
-Json = Annotated[bool, Parameter(name="--json", negative="")]
 Store = Annotated[Path | None, Parameter(name="--store")]
+NoSync = Annotated[bool, Parameter(name="--no-sync", show_default=False)]
+Patterns = Annotated[tuple[str, ...], Parameter(show_default=False)]
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
+Seconds = Annotated[float, Parameter(validator=Number(gte=0))]
+Probability = Annotated[float | None, Parameter(validator=Number(gte=0, lte=1))]
 _SHOWN = 300  # characters of a quote or passage on the terminal
-_LISTED = 20  # skipped files that a report names
+_LISTED = 20  # skipped files that `ask` names
+_NEAREST = 3  # passages that a refusal shows
 
-docs = App(help="List, remove, restore and check the documents of a folder's index.", help_format="plaintext")
+docs = App(
+    name="docs", help="List, remove, restore and check the documents of a folder's index.", help_format="plaintext"
+)
 
 
 def ask(
     folder: Path,
     question: str,
+    /,
     *,
     where: str | None = None,
-    passages: int = 8,
-    threshold: float | None = None,
-    wait: float = 10.0,
-    sync: bool = True,
+    passages: Count = 8,
+    threshold: Probability = None,
+    wait: Seconds = 10.0,
+    as_it_is: NoSync = False,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
@@ -61,52 +70,47 @@ def ask(
         Refuse below this probability that a passage answers (0 to 1); the reader's own where not given.
     wait
         Seconds that the answer waits for search by meaning to be complete.
-    sync
-        Bring the index up to date first.
+    as_it_is
+        Ask the index as it is, without looking for new and changed files first.
     store
         The folder of the index, where it is not to be in the cache.
     as_json
         Print one JSON object: question, answer, refused, citations, passages, timings.
     """
-    if not question.strip():
-        raise ModelworksError("the question is empty; ask in plain words")
-    with _collection(folder, store) as collection:
-        if sync:
-            report = collection.sync(folder, embed=False, progress=True)
-            _complain(report)
-            collection.embed(seconds=wait, progress=True)
+    check_text("question", question)
+    with _collection(folder, store, existing=as_it_is) as collection:
+        if not as_it_is:
+            _bring_up_to_date(collection, folder, wait)
         from modelworks.retrieval.answer import Answer, stream
 
-        condition = {"document": where} if where else None
-        answer: Answer | None = None
-        for found in stream(collection, question, k=passages, where=condition, threshold=threshold):
-            if isinstance(found, Answer):
-                answer = found
-            elif not as_json:
-                _print_sentence(found)
-        assert answer is not None
+        found = stream(
+            collection, question, k=passages, where={"document": where} if where else None, threshold=threshold
+        )
+        # The first comes after the models are loaded and all passages are read, the others at once.
+        with console().status("reading the passages") if sys.stderr.isatty() else nullcontext():
+            newest = next(found)
+        while not isinstance(newest, Answer):
+            if not as_json:
+                _print_sentence(newest)
+            newest = next(found)
         if as_json:
-            print(json.dumps(answer.to_json(), ensure_ascii=False))
+            print_json(newest.to_json())
+        elif newest.refused:
+            _print_refusal(newest)
         else:
-            _print_rest(answer)
-        coverage = collection.coverage()
-        if coverage < 1 and sync:
-            if sys.stdout.isatty() and not as_json:
-                console().print("Search by meaning is still being prepared; Ctrl-C is safe, the next run goes on.")
-                collection.embed(progress=True)
-            else:
-                _note(
-                    f"{coverage:.0%} of the passages could be searched by meaning; `modelworks index {folder}` ends it"
-                )
+            _print_citations(newest)
+        if not as_it_is:
+            _finish(collection, folder, interactive=sys.stdout.isatty() and not as_json)
 
 
 def index(
     folder: Path,
+    /,
     *,
-    rebuild: bool = False,
-    workers: int = 1,
-    ignore: tuple[str, ...] = (),
-    hidden: bool = False,
+    rebuild: Flag = False,
+    workers: Count = 1,
+    ignore: Patterns = (),
+    hidden: Flag = False,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
@@ -121,7 +125,7 @@ def index(
     workers
         Processes that read files.
     ignore
-        Patterns of names or paths to leave out; give it several times.
+        A pattern of names or paths to leave out; give it several times.
     hidden
         Take in files whose names begin with a dot.
     store
@@ -129,23 +133,32 @@ def index(
     as_json
         Print one JSON object: files (name, outcome, detail), chunks_added, chunks_removed, embedded, seconds.
     """
-    with _collection(folder, store) as collection:
-        report = collection.sync(folder, rebuild=rebuild, workers=workers, ignore=ignore, hidden=hidden, progress=True)
-        if as_json:
-            print(json.dumps(asdict(report), ensure_ascii=False))
-            return
-        for file in report.files:
-            if file.outcome != "unchanged":
-                print(f"{file.outcome:<9} {file.name}" + (f": {file.detail}" if file.detail else ""))
-        counts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(report.counts.items())) or "no files"
-        print(f"{counts}; {report.embedded} passages embedded in {report.seconds:.1f} s")
-        for document in collection.documents():
-            for remark in document.notes:
-                _note(f"{document.name}: {remark}")
+    from modelworks.retrieval.collection import Collection
+    from modelworks.retrieval.database import DamagedError
+
+    def run() -> SyncReport:
+        with _collection(folder, store) as collection:
+            report = collection.sync(
+                folder, rebuild=rebuild, workers=workers, ignore=ignore, hidden=hidden, progress=True
+            )
+            if not as_json:
+                _print_report(collection, report)
+            return report
+
+    try:
+        report = run()
+    except DamagedError as error:
+        if not rebuild:
+            raise
+        note(f"{error}. It is made anew; documents that were removed by hand are in again")
+        Collection.discard(store or default_store(folder))
+        report = run()
+    if as_json:
+        print_json(asdict(report))
 
 
 @docs.command(name="list")
-def list_documents(folder: Path, *, store: Store = None, as_json: Json = False) -> None:
+def list_documents(folder: Path, /, *, store: Store = None, as_json: Json = False) -> None:
     """List what the index holds, with the reason where a file could not be read.
 
     Parameters
@@ -161,17 +174,17 @@ def list_documents(folder: Path, *, store: Store = None, as_json: Json = False) 
         documents = collection.documents()
         removed = collection.documents(removed=True)
         if as_json:
-            print(json.dumps([asdict(document) for document in [*documents, *removed]], ensure_ascii=False))
+            print_json([asdict(document) for document in [*documents, *removed]])
             return
         for document in documents:
-            state = document.reason or f"{document.pages} pages, {document.chunks} passages"
-            print(f"{document.status:<8} {document.name}: {state}")
+            state = document.reason or f"{_count(document.pages, 'page')}, {_count(document.chunks, 'passage')}"
+            print(f"{document.status:<8} {escaped(document.name)}: {escaped(state)}")
         for document in removed:
-            print(f"removed  {document.name}: kept out; `modelworks docs restore` lets it in again")
+            print(f"removed  {escaped(document.name)}: kept out; `modelworks docs restore` lets it in again")
 
 
 @docs.command
-def remove(folder: Path, *names: str, store: Store = None) -> None:
+def remove(folder: Path, /, *names: str, store: Store = None) -> None:
     """Take documents out of the index at once, and keep them out; the files stay where they are.
 
     Parameters
@@ -187,11 +200,11 @@ def remove(folder: Path, *names: str, store: Store = None) -> None:
     with _collection(folder, store, existing=True) as collection:
         for name in names:
             collection.remove(name)
-            print(f"removed {name}")
+            print(f"removed {escaped(name)}")
 
 
 @docs.command
-def restore(folder: Path, *names: str, store: Store = None) -> None:
+def restore(folder: Path, /, *names: str, store: Store = None) -> None:
     """Let removed documents in again at the next `index` or `ask`.
 
     Parameters
@@ -207,11 +220,11 @@ def restore(folder: Path, *names: str, store: Store = None) -> None:
     with _collection(folder, store, existing=True) as collection:
         for name in names:
             collection.restore(name)
-            print(f"restored {name}")
+            print(f"restored {escaped(name)}; the next `index` or `ask` reads it")
 
 
 @docs.command
-def doctor(folder: Path, *, repair: bool = False, store: Store = None, as_json: Json = False) -> None:
+def doctor(folder: Path, /, *, repair: Flag = False, store: Store = None, as_json: Json = False) -> None:
     """Check the index against itself.
 
     Parameters
@@ -228,11 +241,11 @@ def doctor(folder: Path, *, repair: bool = False, store: Store = None, as_json: 
     with _collection(folder, store, existing=True) as collection:
         report = collection.doctor(repair=repair)
         if as_json:
-            print(json.dumps([asdict(check) for check in report.checks], ensure_ascii=False))
+            print_json([asdict(check) for check in report.checks])
         else:
             for check in report.checks:
                 mark = "ok      " if check.ok else "repaired" if check.repaired else "WRONG   "
-                print(f"{mark} {check.name}: {check.detail}")
+                print(f"{mark} {check.name}: {escaped(check.detail)}")
         if not report.ok:
             raise ModelworksError(
                 "the index is damaged; `docs doctor --repair` mends it, `index --rebuild` makes it anew"
@@ -266,53 +279,81 @@ def _named(names: tuple[str, ...]) -> None:
         raise ModelworksError("name at least one document; `modelworks docs list FOLDER` shows the names")
 
 
-def _note(text: str) -> None:
-    console().print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _complain(report: SyncReport) -> None:
-    """Say which new files could not be read; those of earlier runs are in `docs list`."""
-    skipped = report.skipped
+def _bring_up_to_date(collection: Collection, folder: Path, seconds: float) -> None:
+    """Index what is new, and say which new files could not be read; those of earlier runs are in `docs list`."""
+    before = {document.name for document in collection.documents() if document.status == "skipped"}
+    report = collection.sync(folder, embed=False, progress=True)
+    skipped = [file for file in report.skipped if file.name not in before]
     for file in skipped[:_LISTED]:
-        _note(f"skipped {file.name}: {file.detail}")
+        note(f"skipped {file.name}: {file.detail}")
     if len(skipped) > _LISTED:
-        _note(f"... and {len(skipped) - _LISTED} more; `modelworks docs list` shows all")
+        note(f"... and {len(skipped) - _LISTED} more; `modelworks docs list {folder}` shows all")
+    if len(report.files) == len(report.skipped):
+        note(f"{folder} holds no document that can be read" if report.files else f"{folder} holds no documents")
+    collection.embed(seconds=seconds, progress=True)
+
+
+def _finish(collection: Collection, folder: Path, *, interactive: bool) -> None:
+    """Make the vectors that the answer did not wait for, where a person watches; else say how to have them made."""
+    coverage = collection.coverage()
+    if coverage == 1:
+        return
+    if interactive:
+        note("Search by meaning is still being prepared. Ctrl-C is safe: the next run goes on from there.")
+        collection.embed(progress=True)
+    else:
+        note(f"{coverage:.0%} of the passages could be searched by meaning; `modelworks index {folder}` ends it")
+
+
+def _print_report(collection: Collection, report: SyncReport) -> None:
+    notes = {document.name: document.notes for document in collection.documents()}
+    for file in report.files:
+        if file.outcome != "unchanged":
+            detail = f": {file.detail}" if file.detail else ""
+            print(f"{file.outcome:<9} {escaped(file.name + detail)}")
+            for remark in notes.get(file.name, ()):
+                print(f"{'':<9}   {escaped(remark)}")
+    counts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(report.counts.items())) or "no files"
+    print(f"{counts}; {_count(report.embedded, 'passage')} embedded in {report.seconds:.1f} s")
 
 
 def _print_sentence(citation: Citation) -> None:
     """A sentence of the answer with the words that answer in bold, as soon as it is found."""
     from rich.text import Text
 
-    sentence = Text(citation.quote)
-    sentence.stylize("bold", citation.answer_start - citation.start, citation.answer_end - citation.start)
+    first, last = citation.answer_start - citation.start, citation.answer_end - citation.start
+    quote = citation.quote
+    sentence = Text(flowing(quote[:first]))
+    sentence.append(flowing(quote[first:last]), style="bold")
+    sentence.append(flowing(quote[last:]))
     sentence.append(f" [{citation.marker}]", style="cyan")
-    _stdout().print(sentence, soft_wrap=not sys.stdout.isatty())
+    stdout().print(sentence)
 
 
-def _print_rest(answer: Answer) -> None:
-    out = _stdout()
-    plain: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": not sys.stdout.isatty()}
-    if answer.refused:
-        out.print(answer.answer, **plain)
-        if answer.passages:
-            out.print("\nNearest passages:", **plain)
-        for passage in answer.passages[:3]:
-            out.print(f"  {passage.file}, page {passage.page} ({passage.start}-{passage.end})", style="cyan", **plain)
-            out.print(f"    {_short(passage.text)}", **plain)
-        return
-    out.print()
+def _print_citations(answer: Answer) -> None:
+    out = stdout()
     for citation in answer.citations:
-        place = f"[{citation.marker}] {citation.file}, page {citation.page}, characters {citation.start}-{citation.end}"
-        out.print(place, style="cyan", **plain)
-        out.print(f'    "{_short(citation.quote)}"', **plain)
+        place = f"page {citation.page}, characters {citation.start}-{citation.end}"
+        out.print(f"\n[{citation.marker}] {escaped(citation.file)}, {place}", style="cyan")
+        out.print(f'    "{_short(citation.quote)}"')
 
 
-def _stdout() -> Any:
-    from rich.console import Console
-
-    return Console()
+def _print_refusal(answer: Answer) -> None:
+    out = stdout()
+    out.print(answer.answer)
+    if answer.passages:
+        out.print("\nNearest passages:")
+    for passage in answer.passages[:_NEAREST]:
+        place = f"page {passage.page}, characters {passage.start}-{passage.end}"
+        out.print(f"  {escaped(passage.file)}, {place}", style="cyan")
+        out.print(f"    {_short(passage.text)}")
 
 
 def _short(text: str) -> str:
-    flowing = " ".join(text.split())
-    return flowing if len(flowing) <= _SHOWN else flowing[:_SHOWN].rsplit(" ", 1)[0] + " ..."
+    """The beginning of a text as one line, cut at a space where there is one."""
+    line = flowing(text).strip()
+    return line if len(line) <= _SHOWN else line[:_SHOWN].rsplit(" ", 1)[0] + " ..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from modelworks.core.errors import ConfigError, ContextLengthError
+from modelworks.cli.terminal import Flag, Json, check_text, print_json
+from modelworks.core.errors import ConfigError, ContextLengthError, ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.engine.generate import Piece
@@ -44,8 +46,8 @@ class SamplingOptions:
     "Makes sampling repeatable."
     max_tokens: int = 256
     "The longest answer, in tokens."
-    stop: tuple[str, ...] = ()
-    "Texts that end the answer; they are not printed."
+    stop: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
+    "A text that ends the answer and is not printed; give it several times."
 
     def sampling(self) -> Sampling:
         """Raise ConfigError for a value out of range."""
@@ -55,12 +57,13 @@ class SamplingOptions:
 
 
 def generate(
-    prompt: str,
+    prompt: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    /,
     *,
     model: str = "starter",
-    chat: bool = False,
+    chat: Flag = False,
     options: SamplingOptions = SamplingOptions(),
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Continue a prompt.
 
@@ -76,24 +79,23 @@ def generate(
         Print one JSON object when done: text, finish_reason, tokens, logprobs.
     """
     sampling = options.sampling()
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _read_input() if prompt == "-" else prompt
+    check_text("prompt", text)
     from modelworks.engine.generate import generate as run
+    from modelworks.models.base import LanguageModel
     from modelworks.models.load import load
 
-    loaded = load(model)
+    loaded = load(model, kind=LanguageModel)
     pieces = run(loaded, [[{"role": "user", "content": text}]] if chat else [text], sampling)
     if as_json:
         whole = list(pieces)
-        print(
-            json.dumps(
-                {
-                    "text": "".join(piece.text for piece in whole),
-                    "finish_reason": whole[-1].finish_reason,
-                    "tokens": [index for piece in whole for index in piece.ids],
-                    "logprobs": [value for piece in whole for value in piece.logprobs],
-                },
-                ensure_ascii=False,
-            )
+        print_json(
+            {
+                "text": "".join(piece.text for piece in whole),
+                "finish_reason": whole[-1].finish_reason,
+                "tokens": [index for piece in whole for index in piece.ids],
+                "logprobs": [value for piece in whole for value in piece.logprobs],
+            }
         )
         return
     for _ in _printed(pieces):
@@ -103,6 +105,7 @@ def generate(
 
 def chat(
     model: str = "starter",
+    /,
     *,
     system: str = _DEFAULT_SYSTEM,
     options: SamplingOptions = SamplingOptions(max_tokens=512),
@@ -118,16 +121,20 @@ def chat(
     """
     sampling = options.sampling()
     from modelworks.engine.generate import generate as run
+    from modelworks.models.base import LanguageModel
     from modelworks.models.load import load
 
-    loaded = load(model)
+    loaded = load(model, kind=LanguageModel)
     if loaded.tokenizer is None or loaded.tokenizer.chat_template is None:
         raise ConfigError(f"{model} has no chat template, so it cannot chat; `modelworks generate` continues a text")
     start: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     messages = list(start)
     at_terminal = sys.stdin.isatty()
     if at_terminal:
+        with contextlib.suppress(ImportError):  # Windows has none
+            import readline  # noqa: F401  (imported, it gives `input` line editing and a history)
         print(_HELP)
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # a byte that is no text ends no conversation
     while (line := _read_line(at_terminal)) is not None:
         if not line.strip():
             continue
@@ -157,10 +164,19 @@ def _printed(pieces: Iterator[Piece]) -> Iterator[str]:
         yield piece.text
 
 
+def _read_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise ModelworksError(f"standard input is not UTF-8 at byte {error.start}") from None
+
+
 def _read_line(at_terminal: bool) -> str | None:
     try:
         return input("> " if at_terminal else "")
     except EOFError:
+        if at_terminal:
+            print()
         return None
 
 
@@ -171,7 +187,8 @@ def _command(line: str, messages: list[dict[str, Any]], start: list[dict[str, An
         return list(start)
     if verb == "/save" and rest:
         try:
-            Path(rest).write_text(json.dumps(messages, ensure_ascii=False, indent=1), encoding="utf-8")
+            Path(rest).expanduser().write_text(json.dumps(messages, ensure_ascii=False, indent=1), encoding="utf-8")
+            print(f"saved in {rest}")
         except OSError as error:
             print(f"modelworks: {rest}: {error.strerror}; the conversation is not saved", file=sys.stderr)
     else:

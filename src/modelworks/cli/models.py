@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated
-
-from cyclopts import Parameter
-
+from modelworks.cli.terminal import Flag, Json, check_text, escaped, print_json
 from modelworks.models import fetch
 
 
-def pull(*refs: str, quiet: bool = False) -> None:
+def pull(*refs: str, quiet: Flag = False) -> None:
     """Fetch models into the cache, and print where they are.
 
     Parameters
@@ -21,22 +17,23 @@ def pull(*refs: str, quiet: bool = False) -> None:
         Print nothing where all goes well.
     """
     for ref in refs or tuple(fetch.ALIASES):
+        check_text("reference", ref)
         path = fetch.pull(ref)
         if not quiet:
-            print(f"{ref}\t{path}")
+            print(f"{escaped(ref)}\t{escaped(str(path))}")
 
 
-def models(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> None:
+def models(*, as_json: Json = False) -> None:
     """List the models in the cache.
 
     Parameters
     ----------
     as_json
-        Print a JSON array instead of a table.
+        Print a JSON array instead of a table: ref, path, bytes.
     """
     found = fetch.models()
     if as_json:
-        print(json.dumps([{"ref": model.ref, "path": str(model.path), "bytes": model.size} for model in found]))
+        print_json([{"ref": model.ref, "path": str(model.path), "bytes": model.size} for model in found])
         return
     if not found:
         print("The cache holds no models yet. `modelworks pull starter` fetches the default one.")

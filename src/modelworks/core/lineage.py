@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.core.errors import ModelFileError
+from modelworks.core.paths import read_json
 
 FILE = "modelworks.json"
 _RECORDED = ("modelworks", "torch", "numpy", "tokenizers", "safetensors", "gguf")
@@ -60,12 +61,9 @@ class Lineage:
     def read(cls, folder: Path) -> Lineage | None:
         """The record in a model's folder, None where there is none; raise ModelFileError for a damaged one."""
         path = folder / FILE
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (OSError, ValueError) as error:
-            raise ModelFileError(f"{path}: not a readable lineage record: {error}") from error
-        if not isinstance(record, dict) or not record.keys() <= {f.name for f in fields(cls)}:
+        record = read_json(path)
+        if not record.keys() <= {f.name for f in fields(cls)}:
             raise ModelFileError(f"{path}: not a lineage record of this version of modelworks")
         return cls(**record | {"parents": tuple(record.get("parents", ()))})

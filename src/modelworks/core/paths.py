@@ -1,7 +1,8 @@
-"""Where things live on disk, and writing them so that a crash never leaves half a file."""
+"""Where things live on disk, reading what may be damaged, and writing so that a crash never leaves half a file."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -9,6 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from modelworks.core.errors import ModelFileError
 
 
 def cache_dir() -> Path:
@@ -20,6 +24,19 @@ def cache_dir() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "modelworks"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelworks"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from one of a model's files; raise ModelFileError where that is not what it holds."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelFileError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
 
 
 def _fsync(path: Path) -> None:

@@ -5,7 +5,6 @@ Shapes: B batch, T new tokens, S = cached + T tokens, C hidden size, V vocabular
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -33,22 +32,22 @@ class Pretrained(nn.Module):
 
 
 class LanguageModel(Pretrained):
-    """A causal language model. A family implements `hidden_states` and `output_embedding`."""
+    """A causal language model. A family implements the three members that raise here."""
 
     @property
-    @abstractmethod
     def context_length(self) -> int:
         """The most tokens, prompt and answer together, that the model was made for."""
+        raise NotImplementedError
 
-    @abstractmethod
     def hidden_states(
         self, input_ids_BT: Tensor, positions_BT: Tensor, attention_mask_BS: Tensor | None, cache: KVCache | None
     ) -> Tensor:
         """The last layer's output after the final norm, x_BTC."""
+        raise NotImplementedError
 
-    @abstractmethod
     def output_embedding(self) -> Tensor:
         """The head's matrix w_VC: the input embedding itself where the two are tied."""
+        raise NotImplementedError
 
     def forward(
         self,

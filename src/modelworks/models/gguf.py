@@ -61,7 +61,7 @@ _ARCHITECTURES: dict[str, tuple[str, str, dict[str, str]]] = {
     "gemma3": ("gemma3_text", "layers", _GEMMA3),
     "gpt2": ("gpt2", "h", _GPT2),
 }
-# Llama 3's stretched frequencies are stored as this tensor of divisors; `config_of` turns them into a rope type.
+# Llama 3's stretched frequencies are stored as this tensor of divisors; `_llama3_scaling` turns them back.
 _ROPE_FREQS = "rope_freqs.weight"
 _NUMBER = (int, float)
 

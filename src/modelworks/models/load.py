@@ -81,8 +81,11 @@ def load(
             raise ModelFileError(
                 f"its config has {config.num_hidden_layers} layers, but there are only {len(checkpoint.names)} tensors"
             )
-        with torch.device("meta"), _NoInitialisation():
-            model = family.build(config)
+        try:
+            with torch.device("meta"), _NoInitialisation():
+                model = family.build(config)
+        except RuntimeError as error:  # a product of sizes that overflows
+            raise ModelFileError(f"its config asks for more than any memory holds: {error}") from error
         _fill(model, checkpoint, dtype, torch.device(device))
         model.tokenizer = checkpoint.tokenizer()
         model.generation_defaults = checkpoint.generation_defaults()

@@ -15,11 +15,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modelworks.core.errors import StoreError
+from modelworks.retrieval.chunk import index_form
+from modelworks.retrieval.evidence import Evidence, Reading
 from modelworks.retrieval.sentence import sentences
 
 if TYPE_CHECKING:
     from modelworks.retrieval.collection import Collection, Hit
-    from modelworks.retrieval.reader import Reader, Reading
+    from modelworks.retrieval.embed import Embedder
+    from modelworks.retrieval.reader import Reader
 
 REFUSAL = "The documents do not answer this question."
 MAX_SENTENCES = 3
@@ -109,19 +112,19 @@ def stream(
 
         reader = default_reader()
     limit = reader.calibration.threshold if threshold is None else threshold
-    judged = judge(question, hits, reader)
+    judged = judge(question, hits, reader, collection.embedder)
     read = time.perf_counter()
+    best: dict[str, float] = {}
+    for row in judged:
+        best[row.hit.id] = max(row.probability, best.get(row.hit.id, 0.0))
     passages = tuple(
-        Passage(
-            row.hit.document, row.hit.page, row.hit.start, row.hit.end, row.hit.text, row.hit.score, row.probability
-        )
-        for row in judged
+        Passage(hit.document, hit.page, hit.start, hit.end, hit.text, hit.score, best.get(hit.id, 0.0)) for hit in hits
     )
     citations: list[Citation] = []
     for row in sorted(judged, key=lambda row: -row.probability):
         if row.probability < limit or len(citations) == max_sentences:
             break
-        citation = _cite(collection, row.hit, row.reading, len(citations) + 1)
+        citation = _cite(collection, row, len(citations) + 1)
         if not any(_same(citation, earlier) for earlier in citations):
             citations.append(citation)
             yield citation
@@ -132,24 +135,38 @@ def stream(
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A passage that search brought, and what the reader makes of it; `reading` counts characters of `hit.text`."""
+    """A sentence of a passage that search brought, and how likely it answers.
+
+    `start:end` is the sentence, `reading` the words in it that answer; both count characters of `hit.text`.
+    """
 
     hit: Hit
+    start: int
+    end: int
     reading: Reading
-    coverage: float
+    evidence: Evidence
     probability: float
 
 
-def judge(question: str, hits: Sequence[Hit], reader: Reader) -> list[Judged]:
-    """Read every hit under its headings."""
-    asked = content_words(question)
+def judge(question: str, hits: Sequence[Hit], reader: Reader, embedder: Embedder) -> list[Judged]:
+    """Weigh every sentence of every hit, in their order."""
+    spans = [sentences(hit.text) for hit in hits]
     headings = [f"{hit.heading}\n" if hit.heading else "" for hit in hits]
-    readings = reader.read(question, [hit.text for hit in hits], headings)
+    readings = reader.read(question, [hit.text for hit in hits], spans, headings)
+    texts = [hit.text[start:end] for hit, places in zip(hits, spans) for start, end in places]
+    question_C, *sentences_C = embedder.embed([index_form(text) for text in [question, *texts]])
+    cosines = iter([float(question_C @ sentence_C) for sentence_C in sentences_C])
+    asked = content_words(question)
+
+    def share(text: str) -> float:
+        return len(asked & content_words(text)) / max(1, len(asked))
+
     judged = []
-    for hit, heading, reading in zip(hits, headings, readings):
-        held = content_words(heading + hit.text)
-        coverage = len(asked & held) / max(1, len(asked))
-        judged.append(Judged(hit, reading, coverage, reader.calibration.probability(reading.margin, coverage)))
+    for hit, heading, places, found in zip(hits, headings, spans, readings):
+        context = share(heading + hit.text)
+        for (start, end), reading in zip(places, found):
+            evidence = Evidence(reading.margin, next(cosines), share(hit.text[start:end]), context)
+            judged.append(Judged(hit, start, end, reading, evidence, reader.calibration.probability(evidence)))
     return judged
 
 
@@ -167,25 +184,21 @@ def content_words(text: str) -> set[str]:
     return {word[:6] for word in words if word not in _STOP_WORDS}
 
 
-def _cite(collection: Collection, hit: Hit, reading: Reading, marker: int) -> Citation:
-    """The sentence around the span, with the list or code block that it introduces, verified against the store."""
-    spans = sentences(hit.text)
-    answer_start, answer_end = max(reading.start, 0), max(reading.end, 1)
-    inside = [i for i, (start, end) in enumerate(spans) if start < answer_end and end > answer_start]
-    first, last = inside[0], inside[-1]
-    if hit.text[spans[last][1] - 1] == ":":
-        while last + 1 < len(spans) and spans[last + 1][1] - spans[first][0] <= _MAX_CONTINUATION:
-            last += 1
-    start, end = hit.start + spans[first][0], hit.start + spans[last][1]
+def _cite(collection: Collection, judged: Judged, marker: int) -> Citation:
+    """The sentence, with the list or code block that it introduces, verified against the stored document."""
+    hit, last = judged.hit, judged.end
+    if hit.text[last - 1] == ":":
+        following = [end for start, end in sentences(hit.text) if start >= last]
+        last = max([end for end in following if end - judged.start <= _MAX_CONTINUATION], default=last)
+    start, end = hit.start + judged.start, hit.start + last
     quote = collection.document_text(hit.document)[start:end]
-    if quote != hit.text[spans[first][0] : spans[last][1]]:
+    if quote != hit.text[judged.start : last]:
         raise StoreError(
             f"{hit.document}: the index and the stored text disagree at {start}-{end}; run `modelworks docs doctor`"
         )
     page = collection.page_of(hit.document, start)
-    return Citation(
-        marker, hit.document, page, start, end, quote, max(hit.start + answer_start, start), hit.start + answer_end
-    )
+    answer = hit.start + judged.reading.start, hit.start + judged.reading.end
+    return Citation(marker, hit.document, page, start, end, quote, *answer)
 
 
 def _same(one: Citation, other: Citation) -> bool:

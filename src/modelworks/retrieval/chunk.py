@@ -13,6 +13,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 from weakref import WeakKeyDictionary
 
@@ -111,7 +112,6 @@ def _progressing(chunks: Iterable[Chunk]) -> list[Chunk]:
 
 
 STRATEGIES: dict[str, Callable[..., list[Chunk]]] = {"structure": chunk, "overlapping": overlapping}
-
 
 _known_words: WeakKeyDictionary[object, dict[str, int]] = WeakKeyDictionary()
 
@@ -285,13 +285,14 @@ class _Cutter:
         from semantic_text_splitter import TextSplitter
 
         splitter = TextSplitter.from_callback(self.cost, max(limit, 1))
-        parts: list[tuple[int, int, int]] = []
-        for slice_start, slice_end in _slices(text, start, end):
-            for offset, part in splitter.chunk_indices(text[slice_start:slice_end]):
-                # The splitter takes some characters for white space that Python does not; none may be lost.
-                at = slice_start + offset
-                parts.append((at, at + len(part), 0))
-        return [(s, e, self.cost(text[s:e])) for s, e in _without_gaps(text, start, end, [(s, e) for s, e, _ in parts])]
+        starts = [
+            slice_start + offset
+            for slice_start, slice_end in _slices(text, start, end)
+            for offset, _ in splitter.chunk_indices(text[slice_start:slice_end])
+        ]
+        # Up to where the next part starts: the splitter trims some characters that Python takes for no white space.
+        spans = (_trimmed(text, s, e) for s, e in pairwise([start, *starts[1:], end]))
+        return [(s, e, self.cost(text[s:e])) for s, e in spans if s < e]
 
     # --- chunks -------------------------------------------------------------------------------------------------------
 
@@ -443,10 +444,3 @@ def _slices(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield start, cut
         start = cut
     yield start, end
-
-
-def _without_gaps(text: str, start: int, end: int, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The spans, with any character between them that is no white space added to the span before it."""
-    ends = [s for s, _ in spans[1:]] + [end]
-    starts = [start] + [s for s, _ in spans[1:]]
-    return [span for s, e in zip(starts, ends) if (span := _trimmed(text, s, e))[0] < span[1]]

@@ -12,7 +12,6 @@ import functools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from modelworks.core.gguf import GGUFFile
 from modelworks.models.bert import BertReader
 from modelworks.models.fetch import pull
 from modelworks.models.load import load
+from modelworks.retrieval.evidence import Calibration, Reading, Span
 from modelworks.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 384
@@ -31,34 +31,6 @@ MAX_TOKENS = 384
 MAX_ANSWER_TOKENS = 30
 _HEADING_TOKENS = 48
 _BATCH_TOKENS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The best answer span of one passage, `passage[start:end]`."""
-
-    start: int
-    end: int
-    margin: float
-    """Score of the span less the score of "no answer", in logits; above 0 the reader leans to an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Turns the evidence for a passage into the probability that it answers the question (logistic regression).
-
-    Fitted by `recipes/calibrate_reader.py` on two SQuAD2 articles that nothing else is trained or reported on.
-    """
-
-    margin: float
-    coverage: float
-    bias: float
-    threshold: float
-    """Below this probability of its best passage a question is refused."""
-
-    def probability(self, margin: float, coverage: float) -> float:
-        """`coverage` is the share of the question's content words that the passage holds, 0 to 1."""
-        return 1 / (1 + math.exp(-(self.margin * margin + self.coverage * coverage + self.bias)))
 
 
 class Reader:
@@ -84,8 +56,10 @@ class Reader:
         return cls(model, base.tokenizer, Calibration(**json.loads(file.metadata["modelworks.calibration"])))
 
     @torch.inference_mode()
-    def read(self, question: str, passages: Sequence[str], headings: Sequence[str] = ()) -> list[Reading]:
-        """The best span of each passage, in the passages' order.
+    def read(
+        self, question: str, passages: Sequence[str], sentences: Sequence[Sequence[Span]], headings: Sequence[str] = ()
+    ) -> list[list[Reading]]:
+        """For each passage, the best span within each of its sentences, in their order.
 
         `headings`, one a passage, are read before the passages but hold no answer.
         """
@@ -96,42 +70,47 @@ class Reader:
         above = above or [[] for _ in passages]
         lengths = [min(room, len(head) + len(body)) for head, (body, _) in zip(above, bodies, strict=True)]
         longest_first = sorted(range(len(passages)), key=lambda i: -lengths[i])
-        readings: dict[int, Reading] = {}
+        second = len(asked) + 2  # where the second segment begins
+        readings: dict[int, list[Reading]] = {}
         while longest_first:
-            width = lengths[longest_first[0]] + len(asked) + 3
+            width = second + lengths[longest_first[0]] + 1
             rows = max(1, _BATCH_TOKENS // width)
             batch, longest_first = longest_first[:rows], longest_first[rows:]
             ids_BT = torch.zeros(len(batch), width, dtype=torch.long)
             segments_BT, mask_BT = torch.zeros_like(ids_BT), torch.zeros_like(ids_BT)
-            passage_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
-            second = len(asked) + 2  # where the second segment begins
             for row, i in enumerate(batch):
                 length = second + lengths[i] + 1
                 context = [*above[i], *bodies[i][0]][: lengths[i]]
                 ids_BT[row, :length] = torch.tensor([self._cls, *asked, self._sep, *context, self._sep])
                 segments_BT[row, second:length] = 1
                 mask_BT[row, :length] = 1
-                passage_BT[row, second + len(above[i]) : length - 1] = True
             start_BT, end_BT = self.model(ids_BT, mask_BT, segments_BT)
-            for i, (margin, start, end) in zip(batch, best_spans(start_BT, end_BT, passage_BT)):
-                offsets, first = bodies[i][1], second + len(above[i])
-                readings[i] = Reading(offsets[start - first][0], offsets[end - first][1], margin)
+            for row, i in enumerate(batch):
+                first, last = second + len(above[i]), second + lengths[i]
+                none = float(start_BT[row, 0] + end_BT[row, 0])
+                offsets = bodies[i][1][: last - first]
+                scores = (start_BT[row, first:last], end_BT[row, first:last])
+                readings[i] = [_within(sentence, *scores, offsets, none) for sentence in sentences[i]]
         return [readings[i] for i in range(len(passages))]
 
 
-def best_spans(start_BT: Tensor, end_BT: Tensor, passage_BT: Tensor) -> list[tuple[float, int, int]]:
-    """For each row: the margin over [CLS] (token 0), and the first and the last token of the best span.
+def _within(sentence: Span, start_T: Tensor, end_T: Tensor, offsets: Sequence[Span], none: float) -> Reading:
+    """The best span of the tokens that lie in a sentence."""
+    inside = [at for at, (start, end) in enumerate(offsets) if start < sentence[1] and end > sentence[0]]
+    if not inside:
+        return Reading(sentence[0], sentence[0], -math.inf)
+    first, last = inside[0], inside[-1] + 1
+    score, start, end = best_span(start_T[first:last], end_T[first:last])
+    return Reading(max(offsets[first + start][0], sentence[0]), min(offsets[first + end][1], sentence[1]), score - none)
 
-    A span holds at most MAX_ANSWER_TOKENS tokens, all of them where `passage_BT` is true. Where it is true nowhere, the
-    margin is minus infinity.
-    """
-    T = start_BT.shape[1]
-    pair_BTT = start_BT[:, :, None] + end_BT[:, None, :]
-    near_TT = torch.ones(T, T, dtype=torch.bool).triu().tril(MAX_ANSWER_TOKENS - 1)
-    allowed_BTT = near_TT & passage_BT[:, :, None] & passage_BT[:, None, :]
-    best_B, at_B = pair_BTT.masked_fill(~allowed_BTT, -torch.inf).flatten(1).max(1)
-    margin_B = best_B - start_BT[:, 0] - end_BT[:, 0]
-    return [(margin, at // T, at % T) for margin, at in zip(margin_B.tolist(), at_B.tolist())]
+
+def best_span(start_T: Tensor, end_T: Tensor) -> tuple[float, int, int]:
+    """The highest sum of a start logit and of an end logit at most MAX_ANSWER_TOKENS - 1 later, and both places."""
+    T = len(start_T)
+    allowed_TT = torch.ones(T, T, dtype=torch.bool).triu().tril(MAX_ANSWER_TOKENS - 1)
+    pair_TT = (start_T[:, None] + end_T[None, :]).masked_fill(~allowed_TT, -math.inf)
+    at = int(pair_TT.argmax())
+    return float(pair_TT.flatten()[at]), at // T, at % T
 
 
 @functools.cache

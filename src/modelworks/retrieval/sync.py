@@ -8,6 +8,7 @@ there and what is stored, so a run that was killed is finished by the next one.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 import time
@@ -326,7 +327,8 @@ def _read_in_processes(jobs: Iterator[Job], reader: Reader, workers: int) -> Ite
 def embed_pending(store: Store, embedder: Embedder, *, seconds: float | None = None, quiet: bool = True) -> int:
     """Give every chunk text that lacks one its vector; return how many were made.
 
-    `seconds` ends the work after the batch in which that time is up. Raises StoreError where the store's vectors are another model's.
+    `seconds` ends the work after the batch in which that time is up. Raises StoreError where the store's vectors are
+    another model's.
     """
     total = store.count_pending()
     if not total:
