@@ -37,6 +37,10 @@ def test_a_seed_makes_sampling_repeatable(run, starters: None) -> None:
     assert run(*wild, "--seed", "1").out == run(*wild, "--seed", "1").out != run(*wild, "--seed", "2").out
 
 
+def test_a_temperature_near_zero_is_greedy(run, starters: None) -> None:
+    assert run("generate", *FRANCE, "--temperature", "1e-320").out == run("generate", *FRANCE).out
+
+
 def test_a_stop_text_ends_the_answer(run, starters: None) -> None:
     assert "Paris" not in run("generate", *FRANCE, "--stop", "Paris").out
 
@@ -135,5 +139,5 @@ def test_chat_goes_on_after_what_is_no_question(run, starters: None, monkeypatch
 
 
 def test_chat_needs_a_chat_model(run, starters: None) -> None:
-    run("chat", "starter-embedder").assert_one_line_error("starter-embedder")
-    run("generate", "x", "--model", "starter-embedder").assert_one_line_error("starter-embedder")
+    run("chat", "starter-embedder").assert_one_line_error("BertEncoder")
+    run("generate", "x", "--model", "starter-embedder").assert_one_line_error("BertEncoder")

@@ -61,6 +61,7 @@ def test_every_verb_resolves() -> None:
         (["ask"], "FOLDER"),
         (["ask", ".", "what", "is", "this"], "in quotes"),
         (["ask", ".", "q", "--passages", "0"], "--passages"),
+        (["ask", ".", "q", "--passages", "9" * 30], "--passages"),
         (["ask", ".", "q", "--threshold", "1.5"], "--threshold"),
         (["ask", ".", "q", "--tresholt", "1"], "--threshold"),
         (["index", ".", "--workers", "many"], "--workers"),

@@ -5,25 +5,16 @@ from __future__ import annotations
 import io
 import json
 import sys
-import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelworks.cli.terminal import check_text, escaped, flowing, print_json
+from modelworks.cli.terminal import check_text, flowing, print_json
 from modelworks.core.errors import ModelworksError
+from modelworks.core.log import escaped
 
 ANY = st.text(st.characters(exclude_categories=()))  # surrogates too
-
-
-@given(ANY)
-def test_escaped_text_is_one_printable_line(text: str) -> None:
-    shown = escaped(text)
-    assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in shown)
-    assert escaped(shown) == shown
-    if not any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-        assert shown == text
 
 
 @given(ANY)

@@ -11,6 +11,7 @@ from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
 import modelworks
 from modelworks.core.errors import ModelworksError
+from modelworks.core.log import escaped
 
 USAGE_ERROR = 2
 STOPPED = 130  # what shells report for SIGINT, and 141 for SIGPIPE
@@ -63,8 +64,6 @@ def main() -> None:
 
 def fail(message: str, status: int = 1) -> NoReturn:
     """Print one line on standard error and leave."""
-    from modelworks.cli.terminal import escaped
-
     print(f"modelworks: {escaped(message)}", file=sys.stderr)
     raise SystemExit(status)
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from modelworks.cli.terminal import Flag, Json, check_text, escaped, flowing, note, print_json, stdout
+from modelworks.cli.terminal import Flag, Json, check_text, flowing, note, print_indented, print_json, stdout
 from modelworks.core.errors import DocumentError, ModelworksError
-from modelworks.core.log import console
+from modelworks.core.log import console, escaped
 from modelworks.core.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Store = Annotated[Path | None, Parameter(name="--store")]
 NoSync = Annotated[bool, Parameter(name="--no-sync", show_default=False)]
 Patterns = Annotated[tuple[str, ...], Parameter(show_default=False)]
-Count = Annotated[int, Parameter(validator=Number(gte=1))]
+Count = Annotated[int, Parameter(validator=Number(gte=1, lte=1000))]
 Seconds = Annotated[float, Parameter(validator=Number(gte=0))]
 Probability = Annotated[float | None, Parameter(validator=Number(gte=0, lte=1))]
 _SHOWN = 300  # characters of a quote or passage on the terminal
@@ -78,6 +78,8 @@ def ask(
         Print one JSON object: question, answer, refused, citations, passages, timings.
     """
     check_text("question", question)
+    if not any(character.isalnum() for character in question):
+        raise ModelworksError(f"the question is {question!r}, which has no words; ask in a sentence")
     with _collection(folder, store, existing=as_it_is) as collection:
         if not as_it_is:
             _bring_up_to_date(collection, folder, wait)
@@ -339,7 +341,7 @@ def _print_citations(answer: Answer) -> None:
     for citation in answer.citations:
         place = f"page {citation.page}, characters {citation.start}-{citation.end}"
         out.print(f"\n[{citation.marker}] {escaped(citation.file)}, {place}", style="cyan")
-        out.print(f'    "{_short(citation.quote)}"')
+        print_indented(f'"{_short(citation.quote)}"')
 
 
 def _print_refusal(answer: Answer) -> None:
@@ -350,7 +352,7 @@ def _print_refusal(answer: Answer) -> None:
     for passage in answer.passages[:_NEAREST]:
         place = f"page {passage.page}, characters {passage.start}-{passage.end}"
         out.print(f"  {escaped(passage.file)}, {place}", style="cyan")
-        out.print(f"    {_short(passage.text)}")
+        print_indented(_short(passage.text))
 
 
 def _short(text: str) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from modelworks.engine.sample import Sampling
 
 _DEFAULT_SYSTEM = "You are a helpful AI assistant."
-_HELP = "/reset forgets the conversation, /save FILE keeps it as JSON, /exit leaves. Ctrl-C stops an answer."
+_HELP = "/reset: start over   /save FILE: keep the talk as JSON   /exit   Ctrl-C: stop"
 
 
 @Parameter(name="*")
@@ -174,7 +174,7 @@ def _read_input() -> str:
 def _read_line(at_terminal: bool) -> str | None:
     try:
         return input("> " if at_terminal else "")
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
         if at_terminal:
             print()
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from modelworks.cli.terminal import Flag, Json, check_text, escaped, print_json
+from modelworks.cli.terminal import Flag, Json, check_text, print_json
+from modelworks.core.log import escaped
 from modelworks.models import fetch
 
 

@@ -10,21 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from modelworks.core.errors import ModelworksError
-from modelworks.core.log import console
+from modelworks.core.log import console, escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Flag = Annotated[bool, Parameter(show_default=False)]
 Json = Annotated[bool, Parameter(name="--json", show_default=False)]
-
-# C0 and C1 controls, which move the cursor and recolour a terminal, and surrogates, which are bytes that are not text.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-def escaped(text: str) -> str:
-    """A file name or message as one line: control characters become escapes such as \\n."""
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def flowing(text: str) -> str:
@@ -47,6 +39,15 @@ def stdout() -> Console:
     from rich.console import Console
 
     return Console(markup=False, highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_indented(text: str) -> None:
+    """Print a line, indented by four columns; where a terminal has to wrap it, all of it."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    out = stdout()
+    out.print(Padding(Text(text), (0, 0, 0, 4), expand=False) if sys.stdout.isatty() else f"    {text}")
 
 
 def check_text(what: str, text: str) -> None:

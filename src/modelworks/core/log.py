@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +21,19 @@ def console() -> Console:
     return Console(stderr=True)
 
 
+# C0 and C1 controls, which move the cursor and recolour a terminal, and surrogates, which are bytes that are not text.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def escaped(text: str) -> str:
+    """A file name or message as one line: control characters become escapes such as \\n."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 @functools.cache
 def warn_once(message: str) -> None:
     """Print a warning, at most once a process."""
-    console().print(f"warning: {message}", style="yellow", highlight=False, markup=False)
+    console().print(f"warning: {escaped(message)}", style="yellow", highlight=False, markup=False)
 
 
 class Advance(Protocol):
@@ -43,7 +53,7 @@ def progress(title: str, total: int | None, *, quiet: bool = False) -> Iterator[
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}", table_column=None),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),  # a file may be called "[/dim]"
     )
     with Progress(*columns, console=console(), transient=True) as bar:
         task = bar.add_task(title, total=total, note="")
@@ -51,6 +61,6 @@ def progress(title: str, total: int | None, *, quiet: bool = False) -> Iterator[
         def advance(done: int = 1, *, note: str | None = None) -> None:
             bar.advance(task, done)
             if note is not None:
-                bar.update(task, note=note)
+                bar.update(task, note=escaped(note))
 
         yield advance

@@ -118,7 +118,8 @@ def penalize_counts(logits_BV: Tensor, counts_BV: Tensor, frequency: float, pres
 
 def scale(logits_BV: Tensor, temperature: float) -> Tensor:
     """Divide by the temperature, counted from the largest logit so that a tiny temperature cannot overflow."""
-    return (logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature
+    smallest = torch.finfo(logits_BV.dtype).tiny  # below it a temperature is 0 in this dtype, and 0 / 0 no number
+    return (logits_BV - logits_BV.amax(-1, keepdim=True)) / max(temperature, smallest)
 
 
 def keep_top_k(logits_BV: Tensor, k: int) -> Tensor:

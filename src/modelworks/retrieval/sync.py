@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import signal
 import stat
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +26,7 @@ from modelworks.core.log import Advance, progress
 from modelworks.retrieval.document import Chunk, Document
 from modelworks.retrieval.embed import Embedder
 from modelworks.retrieval.store import ChunkDelta, FileState, KnownFile, NameTakenError, Store
-from modelworks.retrieval.walk import Walk, walk
+from modelworks.retrieval.walk import Walk, is_utf8, walk
 
 Outcome = Literal["added", "updated", "unchanged", "renamed", "removed", "skipped", "excluded"]
 Reader = Callable[[Path], tuple[Document, Sequence[Chunk]]]
@@ -119,6 +122,8 @@ class Sync:
         except OSError as error:
             raise DocumentError(f"{folder}: {error.strerror}; name a folder that can be read") from error
         self.root = str(self.folder)
+        if not is_utf8(self.root):
+            raise DocumentError(f"{folder}: its path is not UTF-8: rename it")
 
     def run(self, *, ignore: Sequence[str] = (), hidden: bool = False) -> None:
         """Bring documents, chunks and words level with the folder."""
@@ -274,6 +279,19 @@ def _read_in_worker(path: Path) -> Result:
     return _read(_worker_reader, path)
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back while workers are started: they inherit that, and leave it to this process to end them."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _read_in_processes(jobs: Iterator[Job], reader: Reader, workers: int) -> Iterator[tuple[Job, Result]]:
     """A file whose reader dies with its process (a fault in a native parser) costs that file, not the run."""
     # Imported here: 30 ms that a search should not pay.
@@ -292,7 +310,9 @@ def _read_in_processes(jobs: Iterator[Job], reader: Reader, workers: int) -> Ite
             1 if suspects else workers, context, initializer=_start_worker, initargs=(reader,)
         ) as pool:
             try:
-                pool.submit(_started).result()
+                with _uninterrupted():
+                    started = pool.submit(_started)
+                started.result()
             except BrokenProcessPool:
                 raise ConfigError(
                     "the processes that read files do not start: use workers=1, or, in a script, call `sync` under "
@@ -304,9 +324,10 @@ def _read_in_processes(jobs: Iterator[Job], reader: Reader, workers: int) -> Ite
                         waiting.append(job)
                     if not waiting:
                         return
-                    running.extend(
-                        pool.submit(_read_in_worker, job.path) for job in list(waiting)[len(running) : ahead]
-                    )
+                    with _uninterrupted():
+                        running.extend(
+                            pool.submit(_read_in_worker, job.path) for job in list(waiting)[len(running) : ahead]
+                        )
                     result = running.popleft().result()
                     yield waiting.popleft(), result
                     if suspects:

@@ -68,7 +68,7 @@ class _Walker:
             name, path = prefix + entry.name, Path(entry.path)
             if self._ignored(name, entry.name):
                 continue
-            if not _is_utf8(name):
+            if not is_utf8(name):
                 shown = name.encode(errors="backslashreplace").decode()
                 self.found.unreadable[shown] = "its name is not UTF-8: rename it"
             elif entry.is_symlink():
@@ -102,7 +102,7 @@ class _Walker:
         return any(fnmatch.fnmatch(last, pattern) or fnmatch.fnmatch(name, pattern) for pattern in self._ignore)
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
     """Whether a file name survives as text; Python carries other bytes as lone surrogates (PEP 383)."""
     try:
         name.encode()
