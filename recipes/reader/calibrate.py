@@ -79,6 +79,7 @@ def main() -> None:
     arguments.add_argument("--weights", type=Path, required=True)
     arguments.add_argument("--questions", type=int, default=400)
     arguments.add_argument("--passages", type=int, default=8)
+    arguments.add_argument("--dump", type=Path, help="also write the evidence there, as JSON, to look into")
     options = arguments.parse_args()
 
     base = load(pull("starter-embedder"))
@@ -108,6 +109,9 @@ def main() -> None:
                 )
                 row.append((judged.evidence, right))
             rows.append(row)
+    if options.dump:
+        kept = [[[*asdict(evidence).values(), right] for evidence, right in row] for row in rows]
+        options.dump.write_text(json.dumps({"possible": [e.start is not None for e in asked], "rows": kept}))
     flat = [sentence for row in rows for sentence in row]
     features = np.array([[max(e.margin, LOWEST_MARGIN), e.cosine, e.coverage, e.context] for e, _ in flat])
     calibration = Calibration(*fit(features, np.array([right for _, right in flat])), threshold=0.5)

@@ -143,6 +143,32 @@ def test_every_sentence_has_its_marker_and_none_is_said_twice(collection: Collec
     assert [citation.marker for citation in answer.citations] == [1, 2, 3]
 
 
+def test_headings_are_never_the_answer(collection: Collection):
+    hits = collection.search("Removal of a document", k=5)
+    judged = answers.judge("Removal", hits, KeywordReader("Removal"), collection.embedder)
+    quoted = {row.hit.text[row.start : row.end] for row in judged}
+    assert "A document is removed with the remove command." in quoted
+    assert not any(text.startswith("#") for text in quoted)
+
+
+class GradedReader(KeywordReader):
+    """The first keyword is found with margin 5, each further one with 3 less."""
+
+    def _reading(self, passage: str, start: int, end: int) -> Reading:
+        for rank, keyword in enumerate(self.keywords):
+            at = passage.find(keyword, start, end)
+            if at >= 0:
+                return Reading(at, at + len(keyword), 5.0 - 3 * rank)
+        return Reading(start, end, -5.0)
+
+
+def test_a_further_sentence_must_be_nearly_as_likely(collection: Collection):
+    reader = GradedReader("remove command", "vectors go", "two kilobytes")
+    answer = ask(collection, "removed document vectors index passage", reader=reader, threshold=0.1)
+    # Probabilities are .993, .881 and .269: the third is above the threshold, but far from the first.
+    assert len(answer.citations) == 2
+
+
 def test_sentences_are_limited(collection: Collection):
     reader = KeywordReader("remove command", "vectors go", "two kilobytes")
     answer = ask(collection, "removed document vectors index passage", reader=reader, max_sentences=1)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 REFUSAL = "The documents do not answer this question."
 MAX_SENTENCES = 3
+_SHARE_OF_BEST = 0.8
+"""A further sentence is given only where it is about as likely as the first."""
+_MARKDOWN_HEADING = re.compile(r"#{1,6}\s")
 _MAX_CONTINUATION = 600  # characters of a list or code block that a sentence ending in ":" introduces
 
 
@@ -121,8 +124,10 @@ def stream(
         Passage(hit.document, hit.page, hit.start, hit.end, hit.text, hit.score, best.get(hit.id, 0.0)) for hit in hits
     )
     citations: list[Citation] = []
-    for row in sorted(judged, key=lambda row: -row.probability):
-        if row.probability < limit or len(citations) == max_sentences:
+    ranked = sorted(judged, key=lambda row: -row.probability)
+    for row in ranked:
+        enough = max(limit, _SHARE_OF_BEST * ranked[0].probability)
+        if row.probability < enough or len(citations) == max_sentences:
             break
         citation = _cite(collection, row, len(citations) + 1)
         if not any(_same(citation, earlier) for earlier in citations):
@@ -149,8 +154,8 @@ class Judged:
 
 
 def judge(question: str, hits: Sequence[Hit], reader: Reader, embedder: Embedder) -> list[Judged]:
-    """Weigh every sentence of every hit, in their order."""
-    spans = [sentences(hit.text) for hit in hits]
+    """Weigh every sentence of every hit, in their order; headings say what follows, and answer nothing."""
+    spans = [_statements(hit) for hit in hits]
     headings = [f"{hit.heading}\n" if hit.heading else "" for hit in hits]
     readings = reader.read(question, [hit.text for hit in hits], spans, headings)
     texts = [hit.text[start:end] for hit, places in zip(hits, spans) for start, end in places]
@@ -182,6 +187,19 @@ def content_words(text: str) -> set[str]:
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = re.findall(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+", folded)
     return {word[:6] for word in words if word not in _STOP_WORDS}
+
+
+def _statements(hit: Hit) -> list[tuple[int, int]]:
+    """The sentences of a hit that are not headings: neither one that stands above it nor Markdown's own."""
+    headings = {_flowing(heading).casefold() for heading in hit.heading.split(" > ")}
+    is_markdown = hit.document.lower().endswith((".md", ".markdown"))
+    found = []
+    for start, end in sentences(hit.text):
+        text = hit.text[start:end]
+        if _flowing(text.strip("#=-~*^ ")).casefold() in headings or (is_markdown and _MARKDOWN_HEADING.match(text)):
+            continue
+        found.append((start, end))
+    return found
 
 
 def _cite(collection: Collection, judged: Judged, marker: int) -> Citation:
