@@ -1,6 +1,6 @@
 """The reader: which span of which passage answers a question, and how sure it is that one does.
 
-It is MiniLM with its last layers retrained on questions with and without an answer (`recipes/train_reader.py`).
+It is MiniLM with its last layers retrained on questions with and without an answer (`recipes/reader/train.py`).
 The package ships those layers, eight bits a weight; the rest comes from the default embedder.
 
 Shapes: B passages, T tokens.
