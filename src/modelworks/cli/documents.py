@@ -198,8 +198,7 @@ def remove(folder: Path, /, *names: str, store: Store = None) -> None:
     store
         The folder of the index, where it is not in the cache.
     """
-    _named(names)
-    with _collection(folder, store, existing=True) as collection:
+    with _named(folder, names, store) as collection:
         for name in names:
             collection.remove(name)
             print(f"removed {escaped(name)}")
@@ -218,8 +217,7 @@ def restore(folder: Path, /, *names: str, store: Store = None) -> None:
     store
         The folder of the index, where it is not in the cache.
     """
-    _named(names)
-    with _collection(folder, store, existing=True) as collection:
+    with _named(folder, names, store) as collection:
         for name in names:
             collection.restore(name)
             print(f"restored {escaped(name)}; the next `index` or `ask` reads it")
@@ -276,9 +274,13 @@ def _collection(folder: Path, store: Path | None, *, existing: bool = False) -> 
         yield collection
 
 
-def _named(names: tuple[str, ...]) -> None:
+@contextmanager
+def _named(folder: Path, names: tuple[str, ...], store: Path | None) -> Iterator[Collection]:
+    """The folder's collection, for a verb that needs the names of documents."""
     if not names:
         raise ModelworksError("name at least one document; `modelworks docs list FOLDER` shows the names")
+    with _collection(folder, store, existing=True) as collection:
+        yield collection
 
 
 def _count(number: int, thing: str) -> str:

@@ -125,8 +125,8 @@ def stream(
     )
     citations: list[Citation] = []
     ranked = sorted(judged, key=lambda row: -row.probability)
+    enough = max(limit, _SHARE_OF_BEST * ranked[0].probability) if ranked else limit
     for row in ranked:
-        enough = max(limit, _SHARE_OF_BEST * ranked[0].probability)
         if row.probability < enough or len(citations) == max_sentences:
             break
         citation = _cite(collection, row, len(citations) + 1)
