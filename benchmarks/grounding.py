@@ -30,7 +30,6 @@ from squad import HELD_OUT, THRESHOLD, Example, squad, write_articles  # noqa: E
 from modelworks.core.log import progress  # noqa: E402
 from modelworks.retrieval.answer import content_words  # noqa: E402
 from modelworks.retrieval.collection import Collection, Hit  # noqa: E402
-from modelworks.retrieval.sentence import sentences  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
 
@@ -56,8 +55,8 @@ def halves(examples: list[Example], number: int, seed: int) -> list[Example]:
 
 def overlapping_sentence(question: str, hit: Hit) -> str:
     asked = content_words(question)
-    spans = [hit.text[start:end] for start, end in sentences(hit.text)]
-    return max(spans, key=lambda sentence: len(asked & content_words(sentence)), default="")
+    statements = [hit.text[start - hit.start : end - hit.start] for start, end in hit.statements]
+    return max(statements, key=lambda sentence: len(asked & content_words(sentence)), default="")
 
 
 def best_threshold(scored: list[tuple[float, bool, bool]]) -> float:

@@ -73,7 +73,7 @@ def command() -> Callable[..., list[str]]:
 
 
 def _command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-c", "from modelworks.cli import main; main()", *map(str, arguments)]
+    return [sys.executable, "-m", "modelworks", *map(str, arguments)]
 
 
 @pytest.fixture

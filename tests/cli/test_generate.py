@@ -45,10 +45,10 @@ def test_a_stop_text_ends_the_answer(run, starters: None) -> None:
     assert "Paris" not in run("generate", *FRANCE, "--stop", "Paris").out
 
 
-def test_the_prompt_may_come_from_standard_input(spawn, starters: None) -> None:
-    result = spawn("generate", "-", *FRANCE[1:], stdin=FRANCE[0].encode())
+def test_the_prompt_may_come_from_standard_input(run, spawn, starters: None) -> None:
+    result = spawn("generate", "-", *FRANCE[1:], stdin=f"{FRANCE[0]}\r\n".encode())
     assert (result.status, result.err) == (0, "")
-    assert "Paris" in result.out
+    assert result.out == run("generate", *FRANCE).out
 
 
 @pytest.mark.parametrize("stdin", [b"", b"  \n", b"caf\xe9"])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from modelworks.__main__ import main as start
 from modelworks.cli import app, fail
 
 HEAVY = ("torch", "numpy", "tokenizers", "safetensors", "huggingface_hub", "sqlite3", "lxml", "docx", "lancedb")
@@ -96,6 +97,17 @@ def test_output_on_a_full_disk_is_one_line(command) -> None:
         done = subprocess.run(command("--help"), stdout=full, stderr=subprocess.PIPE, timeout=60)
     assert done.returncode == 1
     assert done.stderr == b"modelworks: No space left on device\n"
+
+
+def test_ctrl_c_while_starting_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modelworks.cli.main", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        start()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "modelworks: stopped\n"
 
 
 def test_ctrl_c_says_that_it_stopped(run, monkeypatch) -> None:

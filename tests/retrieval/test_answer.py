@@ -143,6 +143,33 @@ def test_every_sentence_has_its_marker_and_none_is_said_twice(collection: Collec
     assert [citation.marker for citation in answer.citations] == [1, 2, 3]
 
 
+def test_a_sentence_goes_on_over_the_line_ends_of_markdown(tmp_path: Path):
+    """ "PDFs cannot be read" is an exact quotation of this page, and false."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "limits.md").write_text("# Limits\n\nScanned\nPDFs cannot be read by this long-winded tool.\n")
+    with Collection(tmp_path / "store", WordEmbedder()) as made:
+        made.sync(tmp_path / "docs")
+        [citation] = ask(made, "Which PDFs cannot be read?", reader=KeywordReader("PDFs")).citations
+    assert citation.quote == "Scanned\nPDFs cannot be read by this long-winded tool."
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("page.html", "<h1>Removal</h1><h2>Removal by hand</h2><p>Use the command.</p>"),
+        ("page.rst", "Removal\n=======\n\nRemoval by hand\n---------------\n\nUse the command.\n"),
+        ("page.md", "Removal\n=======\n\nRemoval by hand\n---------------\n\nUse the command.\n"),
+    ],
+)
+def test_headings_of_every_format_are_no_statements(tmp_path: Path, name: str, text: str):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / name).write_text(text)
+    with Collection(tmp_path / "store", WordEmbedder()) as made:
+        made.sync(tmp_path / "docs")
+        [hit] = made.search("removal by hand")
+    assert [hit.text[start - hit.start : end - hit.start] for start, end in hit.statements] == ["Use the command."]
+
+
 def test_headings_are_never_the_answer(collection: Collection):
     hits = collection.search("Removal of a document", k=5)
     judged = answers.judge("Removal", hits, KeywordReader("Removal"), collection.embedder)

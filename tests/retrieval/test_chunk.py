@@ -63,6 +63,7 @@ def test_chunks_cover_the_document_within_their_budget(
     document: Document, strategy: str, count: object, max_tokens: int, overlap: int
 ) -> None:
     chunks = STRATEGIES[strategy](document, count_tokens=count, max_tokens=max_tokens, overlap=overlap)
+    headings = {i for block in document.blocks if block.kind == "heading" for i in range(block.start, block.end)}
     covered = 0
     last = Chunk(-1, 0, "")
     for piece in chunks:
@@ -72,6 +73,13 @@ def test_chunks_cover_the_document_within_their_budget(
         assert not document.text[covered : piece.start].strip()
         assert count(piece.index_text) <= max_tokens  # type: ignore[operator]
         assert piece.index_text
+        at = piece.start
+        for start, end in piece.statements:
+            assert at <= start < end <= piece.end
+            assert not headings & set(range(start, end))
+            assert all(i in headings or document.text[i].isspace() for i in range(at, start))
+            at = end
+        assert all(i in headings or document.text[i].isspace() for i in range(at, piece.end))
         covered, last = piece.end, piece
     assert not document.text[covered:].strip()
 
@@ -177,8 +185,9 @@ def test_sections_are_chunks_with_their_heading_path() -> None:
     assert texts[1].startswith("## Install")
     assert texts[1].endswith("Use the exe.")  # a deeper heading shares the chunk while there is room
     assert texts[2] == "## Use\n\nCall it."
-    assert [piece.heading for piece in chunks] == ["", "Guide", "Guide"]
+    assert [piece.heading for piece in chunks] == ["Guide", "Guide > Install", "Guide > Use"]
     assert chunks[2].index_text == "Guide\n## Use\n\nCall it."
+    assert [document.text[start:end] for start, end in chunks[2].statements] == ["Call it."]
 
 
 def test_a_heading_stays_with_its_text() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from modelworks.core.errors import StoreError
-from modelworks.retrieval.database import DATABASE, SCHEMA_VERSION
+from modelworks.retrieval.database import DATABASE, SCHEMA_VERSION, OldSchemaError
 from modelworks.retrieval.document import Chunk, Document, Page
 from modelworks.retrieval.store import FileState, Store
 
@@ -83,7 +83,7 @@ def test_a_writer_waits_for_another(tmp_path: Path) -> None:
     other.close()
 
 
-@pytest.mark.parametrize("content", [b"not a database at all, just text" * 100, b"\x00" * 4096])
+@pytest.mark.parametrize("content", [b"not a database at all, just text" * 100, b"\x00" * 4096, b"x"])
 def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / DATABASE).write_bytes(content)
     with pytest.raises(StoreError) as error:
@@ -108,6 +108,16 @@ def test_a_newer_schema_asks_for_an_upgrade(tmp_path: Path) -> None:
         Store(tmp_path)
     assert f"schema {SCHEMA_VERSION + 1}, this one reads {SCHEMA_VERSION}" in only_line(error)
     assert "upgrade modelworks" in str(error.value)
+
+
+def test_an_older_schema_is_made_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.rows(f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
+    store.close()
+    with pytest.raises(OldSchemaError) as error:
+        Store(tmp_path)
+    assert f"schema {SCHEMA_VERSION - 1}, this one reads {SCHEMA_VERSION}" in only_line(error)
+    assert "--rebuild" in str(error.value)
 
 
 def test_a_damaged_database_says_how_to_make_it_anew(tmp_path: Path) -> None:

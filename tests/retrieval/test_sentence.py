@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from modelworks.retrieval.sentence import MAX_SENTENCE, sentences
+from modelworks.retrieval.sentence import MAX_SENTENCE, LineEnds, sentences
 
 WILD = st.text(
     alphabet=st.one_of(
@@ -17,12 +19,12 @@ WILD = st.text(
 
 
 @settings(deadline=None, max_examples=300)
-@given(text=WILD, lines=st.booleans())
-@example(text="a.  \n\n b", lines=False)
-@example(text="x" * 2500 + ". " + "y" * 30, lines=False)
-def test_spans_cover_every_character_in_order_without_overlap(text: str, lines: bool) -> None:
+@given(text=WILD, line_ends=st.sampled_from(get_args(LineEnds)))
+@example(text="a.  \n\n b", line_ends="guess")
+@example(text="x" * 2500 + ". " + "y" * 30, line_ends="guess")
+def test_spans_cover_every_character_in_order_without_overlap(text: str, line_ends: LineEnds) -> None:
     at = 0
-    for start, end in sentences(text, lines=lines):
+    for start, end in sentences(text, line_ends=line_ends):
         assert at <= start < end <= len(text)
         assert not text[at:start].strip()
         assert not text[start].isspace()
@@ -67,8 +69,8 @@ def test_prose(expected: list[str]) -> None:
     assert [text[start:end] for start, end in sentences(text)] == expected
 
 
-def quotes(text: str, *, lines: bool = False) -> list[str]:
-    return [text[start:end] for start, end in sentences(text, lines=lines)]
+def quotes(text: str, line_ends: LineEnds = "guess") -> list[str]:
+    return [text[start:end] for start, end in sentences(text, line_ends=line_ends)]
 
 
 def test_a_blank_line_ends_a_sentence_without_punctuation() -> None:
@@ -100,6 +102,14 @@ def test_a_list_marker_is_no_sentence() -> None:
     assert quotes("  3. Third step") == ["3. Third step"]
 
 
+def test_a_line_end_is_a_space_where_the_format_says_so() -> None:
+    """A guess took "PDFs and images cannot be read." for a sentence of its own, which is false."""
+    text = "Scanned\nPDFs and images cannot be read. Office files\ncan.\n- one\n  Two\n- three"
+    expected = ["Scanned\nPDFs and images cannot be read.", "Office files\ncan.", "- one\n  Two", "- three"]
+    assert quotes(text, "space") == expected
+    assert quotes("Rome  \nParis\\\nBerlin", "space") == ["Rome", "Paris\\", "Berlin"]
+
+
 def test_lines_are_units_where_asked() -> None:
-    assert quotes("alpha beta\ngamma. Delta", lines=True) == ["alpha beta", "gamma.", "Delta"]
+    assert quotes("alpha beta\ngamma. Delta", "end") == ["alpha beta", "gamma.", "Delta"]
     assert quotes("alpha beta gamma delta epsilon\nzeta") == ["alpha beta gamma delta epsilon\nzeta"]

@@ -232,11 +232,21 @@ def test_two_folders_share_a_collection(collection: Collection, folder: Path, tm
     assert "diesel" in collection.document_text("engines.txt")
 
 
-def test_a_read_only_skipped_file_of_another_folder_is_no_claim(collection: Collection, folder: Path) -> None:
-    report = collection.sync(folder, ignore=["*.txt"])
+def test_what_is_left_out_stays_out_until_another_is_said(
+    collection: Collection, folder: Path, write: Write, tmp_path: Path
+) -> None:
+    write(folder / ".secret.md", "A hidden tractor.")
+    report = collection.sync(folder, ignore=["*.txt"], hidden=True)
     assert "engines.txt" not in outcomes(report)
-    assert outcomes(collection.sync(folder))["engines.txt"] == "added"
-    assert outcomes(collection.sync(folder, ignore=["*.txt"]))["engines.txt"] == "removed"
+    assert outcomes(report)[".secret.md"] == "added"
+    again = outcomes(collection.sync(folder))
+    assert "engines.txt" not in again
+    assert again[".secret.md"] == "unchanged"
+    folder = folder.rename(tmp_path / "moved")
+    assert "engines.txt" not in outcomes(collection.sync(folder))
+    assert outcomes(collection.sync(folder, ignore=()))["engines.txt"] == "added"
+    assert outcomes(collection.sync(folder, ignore=["*.txt"], hidden=False))["engines.txt"] == "removed"
+    assert ".secret.md" not in outcomes(collection.sync(folder))
 
 
 def test_removed_documents_stay_out_until_restored(collection: Collection, folder: Path, write: Write) -> None:

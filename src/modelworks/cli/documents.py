@@ -127,9 +127,9 @@ def index(
     workers
         Processes that read files.
     ignore
-        A pattern of names or paths to leave out; give it several times.
+        A pattern of names or paths to leave out; give it several times. `ask` leaves out the same.
     hidden
-        Take in files whose names begin with a dot.
+        Take in files whose names begin with a dot; `ask` does the same.
     store
         The folder of the index, where it is not to be in the cache.
     as_json

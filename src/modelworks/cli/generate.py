@@ -70,7 +70,7 @@ def generate(
     Parameters
     ----------
     prompt
-        The text to continue; - reads it from standard input.
+        The text to continue; - reads it from standard input, without the line end that closes it.
     model
         A folder, a .gguf file, hf:org/name, pypi:package or starter.
     chat
@@ -166,7 +166,7 @@ def _printed(pieces: Iterator[Piece]) -> Iterator[str]:
 
 def _read_input() -> str:
     try:
-        return sys.stdin.buffer.read().decode()
+        return sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise ModelworksError(f"standard input is not UTF-8 at byte {error.start}") from None
 

@@ -32,6 +32,8 @@ class FolderModel:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not (path / CONFIG).exists():
+            raise ModelFileError(f"{path}: it has no {CONFIG}, so it is no model folder")
         self.config = read_json(path / CONFIG)
         if quantisation := self.config.get("quantization_config"):
             method = quantisation.get("quant_method") if isinstance(quantisation, dict) else quantisation

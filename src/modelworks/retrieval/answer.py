@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelworks.core.errors import StoreError
 from modelworks.retrieval.chunk import index_form
-from modelworks.retrieval.evidence import Evidence, Reading
-from modelworks.retrieval.sentence import sentences
+from modelworks.retrieval.evidence import Evidence, Reading, Span
 
 if TYPE_CHECKING:
     from modelworks.retrieval.collection import Collection, Hit
@@ -28,7 +27,6 @@ REFUSAL = "The documents do not answer this question."
 MAX_SENTENCES = 3
 _SHARE_OF_BEST = 0.8
 """A further sentence is given only where it is about as likely as the first."""
-_MARKDOWN_HEADING = re.compile(r"#{1,6}\s")
 _MAX_CONTINUATION = 600  # characters of a list or code block that a sentence ending in ":" introduces
 
 
@@ -157,7 +155,7 @@ def judge(question: str, hits: Sequence[Hit], reader: Reader, embedder: Embedder
     """Weigh every sentence of every hit, in their order; headings say what follows, and answer nothing."""
     spans = [_statements(hit) for hit in hits]
     headings = [f"{hit.heading}\n" if hit.heading else "" for hit in hits]
-    readings = reader.read(question, [hit.text for hit in hits], spans, headings)
+    readings = _read(reader, question, hits, spans, headings)
     texts = [hit.text[start:end] for hit, places in zip(hits, spans) for start, end in places]
     question_C, *sentences_C = embedder.embed([index_form(text) for text in [question, *texts]])
     cosines = iter([float(question_C @ sentence_C) for sentence_C in sentences_C])
@@ -175,6 +173,22 @@ def judge(question: str, hits: Sequence[Hit], reader: Reader, embedder: Embedder
     return judged
 
 
+def _read(
+    reader: Reader, question: str, hits: Sequence[Hit], spans: Sequence[Sequence[Span]], headings: Sequence[str]
+) -> list[list[Reading]]:
+    """Read each hit from its first statement on: the headings before that are in its heading path."""
+    skipped = [places[0][0] if places else 0 for places in spans]
+    found = reader.read(
+        question,
+        [hit.text[skip:] for hit, skip in zip(hits, skipped)],
+        [[(start - skip, end - skip) for start, end in places] for places, skip in zip(spans, skipped)],
+        headings,
+    )
+    return [
+        [Reading(each.start + skip, each.end + skip, each.margin) for each in row] for row, skip in zip(found, skipped)
+    ]
+
+
 _STOP_WORDS = frozenset(
     "a an and any are as at be been being but by can could did do does for from had has have how i if in into is it "
     "its me my of on or our shall should so such than that the their them then there these they this those to us was "
@@ -189,24 +203,18 @@ def content_words(text: str) -> set[str]:
     return {word[:6] for word in words if word not in _STOP_WORDS}
 
 
-def _statements(hit: Hit) -> list[tuple[int, int]]:
-    """The sentences of a hit that are not headings: neither one that stands above it nor Markdown's own."""
+def _statements(hit: Hit) -> list[Span]:
+    """What can be cited of a hit, in characters of its text; a line that repeats a heading above it cannot."""
     headings = {_flowing(heading).casefold() for heading in hit.heading.split(" > ")}
-    is_markdown = hit.document.lower().endswith((".md", ".markdown"))
-    found = []
-    for start, end in sentences(hit.text):
-        text = hit.text[start:end]
-        if _flowing(text.strip("#=-~*^ ")).casefold() in headings or (is_markdown and _MARKDOWN_HEADING.match(text)):
-            continue
-        found.append((start, end))
-    return found
+    spans = [(start - hit.start, end - hit.start) for start, end in hit.statements]
+    return [(start, end) for start, end in spans if _flowing(hit.text[start:end]).casefold() not in headings]
 
 
 def _cite(collection: Collection, judged: Judged, marker: int) -> Citation:
     """The sentence, with the list or code block that it introduces, verified against the stored document."""
     hit, last = judged.hit, judged.end
     if hit.text[last - 1] == ":":
-        following = [end for start, end in sentences(hit.text) if start >= last]
+        following = [end - hit.start for start, end in hit.statements if start - hit.start >= last]
         last = max([end for end in following if end - judged.start <= _MAX_CONTINUATION], default=last)
     start, end = hit.start + judged.start, hit.start + last
     quote = collection.document_text(hit.document)[start:end]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from modelworks.core.errors import ConfigError
 from modelworks.retrieval.document import Block, BlockKind, Chunk, Document, Page
-from modelworks.retrieval.sentence import sentences
+from modelworks.retrieval.sentence import LineEnds, sentences
 
 CountTokens = Callable[[str], int]
 """Tokens that the model sees for a text, its special tokens included."""
@@ -164,6 +164,9 @@ class _Cutter:
         # How much more the model's tokens are than its words' tokens alone: 1 for BERT, which drops white space.
         self._ratio = max((count_tokens(sample) - self.special) / max(self._word_cost(sample), 1), 1.0)
         self._prefixes: dict[tuple[str, ...], tuple[str, int]] = {}
+        self._statements = [
+            span for block, _ in self.blocks() if block.kind != "heading" for span in self.sentences(block)
+        ]
 
     # --- costs --------------------------------------------------------------------------------------------------------
 
@@ -237,6 +240,22 @@ class _Cutter:
             if block.kind == "heading":
                 above.append((block.level, _heading_text(self.text[block.start : block.end])))
 
+    def sentences(self, block: Block) -> list[tuple[int, int]]:
+        """The spans of a block's sentences, items, rows or lines."""
+        line_ends: LineEnds = "guess"
+        if block.kind in ("table", "code"):
+            line_ends = "end"
+        elif self.document.reflows:
+            line_ends = "space"
+        found = sentences(self.text[block.start : block.end], line_ends=line_ends)
+        return [(block.start + start, block.start + end) for start, end in found]
+
+    def statements(self, start: int, end: int) -> tuple[tuple[int, int], ...]:
+        """What of a span can be cited; the sentences at its ends are cut to it."""
+        first = bisect_right(self._statements, start, key=lambda span: span[1])
+        last = bisect_left(self._statements, end, key=lambda span: span[0])
+        return tuple((max(s, start), min(e, end)) for s, e in self._statements[first:last])
+
     def pieces(self, block: Block, path: tuple[str, ...], room: int, cost: int) -> list[_Piece]:
         """The block, which costs `cost`, whole if it fits into `room`, else cut."""
         start, end = _trimmed(self.text, block.start, block.end)
@@ -266,7 +285,7 @@ class _Cutter:
             header_end = block.header_end
         limit = room - (self.cost(header) if header else 0)
         if block.kind in ("paragraph", "heading"):
-            spans = sentences(text)
+            spans = [(start - block.start, end - block.start) for start, end in self.sentences(block)]
         else:
             spans = [_trimmed(text, *match.span()) for match in re.finditer(r"[^\n]+", text)]
         units: list[_Piece] = []
@@ -313,7 +332,8 @@ class _Cutter:
         if end - start == 1 and not self._fits(index_text):
             index_text = form  # one character may be eighteen in NFKC (U+FDFA): nothing but itself, then
         if self._fits(index_text):
-            yield Chunk(start, end, index_text, " > ".join(path))
+            heading = next((piece.path for piece in pieces if piece.kind != "heading"), path)
+            yield Chunk(start, end, index_text, " > ".join(heading), self.statements(start, end))
         elif len(pieces) > 1:
             middle = len(pieces) // 2
             yield from self._checked(start, pieces[middle - 1].end, path, header, pieces[:middle])

@@ -43,6 +43,8 @@ class Hit:
     end: int
     text: str
     heading: str
+    statements: tuple[tuple[int, int], ...]
+    """The sentences, items, rows and lines that can be cited, in characters of the document's text."""
     score: float
     """What the hits are ordered by; comparable within one search only."""
     lexical: float | None
@@ -127,8 +129,8 @@ class Collection:
         self,
         folder: str | os.PathLike[str],
         *,
-        ignore: Sequence[str] = (),
-        hidden: bool = False,
+        ignore: Sequence[str] | None = None,
+        hidden: bool | None = None,
         workers: int = 1,
         chunking: str | None = None,
         embed: bool = True,
@@ -140,10 +142,11 @@ class Collection:
         Documents are named by their path relative to `folder`; those of other folders stay. Word search finds a
         document as soon as it is read; vectors are made afterwards. A run that is cut off is finished by the next.
 
-        ignore: patterns of names or relative paths to leave out. hidden: take in names with a leading dot. workers:
-        processes that read files. chunking: one of `modelworks.retrieval.chunk.STRATEGIES`; None keeps what the
-        collection has, "structure" in a new one. embed: False leaves the vectors to a later `embed`. rebuild: read
-        every file again and make every vector again with this collection's embedder. progress: show bars on a terminal.
+        ignore: patterns of names or relative paths to leave out. hidden: take in names with a leading dot. None keeps
+        what this folder was last synced with, at first nothing ignored and nothing hidden taken in. workers: processes
+        that read files. chunking: one of `modelworks.retrieval.chunk.STRATEGIES`; None keeps what the collection has,
+        "structure" in a new one. embed: False leaves the vectors to a later `embed`. rebuild: read every file again
+        and make every vector again with this collection's embedder. progress: show bars on a terminal.
 
         Raises DocumentError where `folder` cannot be read, ConfigError for an unknown chunking, StoreError where the
         store cannot be written or its vectors are another model's. A file that cannot be read is a line in the report.
@@ -292,6 +295,7 @@ class Collection:
                 chunk.end,
                 texts[chunk.document][chunk.start : chunk.end],
                 chunk.heading,
+                chunk.statements,
                 scores[chunk.id],
                 words.get(chunk.id),
                 meaning.get(chunk.id),

@@ -14,9 +14,10 @@ from typing import Any
 from modelworks.core.errors import StoreError
 from modelworks.retrieval import lexical
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x4D57_4B53  # "MWKS", in the file's header: this SQLite file is one of ours
 DATABASE = "collection.db"
+_MAGIC = b"SQLite format 3\0"
 VECTORS = "vectors"
 """Sub-folder of the approximate index, see `projection`."""
 
@@ -54,6 +55,7 @@ CREATE TABLE chunks (
     heading TEXT NOT NULL,
     index_text TEXT NOT NULL,
     cjk TEXT NOT NULL,
+    statements TEXT NOT NULL,
     UNIQUE (document_id, ordinal)
 );
 CREATE INDEX chunks_by_text ON chunks (text_hash);
@@ -77,7 +79,11 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 
 class DamagedError(StoreError):
-    """The database or its word index contradicts itself."""
+    """The database or its word index contradicts itself; it can be made anew from the documents."""
+
+
+class OldSchemaError(DamagedError):
+    """An older modelworks made the database."""
 
 
 class Database:
@@ -96,6 +102,8 @@ class Database:
             if folder.exists() and not folder.is_dir():
                 raise StoreError(f"{folder} is a file; a collection is a folder: choose another path")
             folder.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and not _may_be_sqlite(self.path):
+                raise StoreError(f"{self.path}: {_ADVICE[sqlite3.SQLITE_NOTADB]}")
             self._connection = self._connect(busy_timeout_s)
             try:
                 self._prepare()
@@ -145,6 +153,11 @@ class Database:
             )
         if version == SCHEMA_VERSION:
             return
+        if version:
+            raise OldSchemaError(
+                f"{self.path} was made by an older modelworks (schema {version}, this one reads {SCHEMA_VERSION}): "
+                "run `modelworks index FOLDER --rebuild`"
+            )
         self._enable_wal()
         with self._transaction():
             if self._value("PRAGMA user_version") == 0:  # else another process was faster
@@ -228,6 +241,12 @@ class Database:
                 if self._connection.in_transaction:  # a full disk has rolled back by itself
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+def _may_be_sqlite(path: Path) -> bool:
+    """SQLite takes a file of less than its first page for a new database, and writes over it."""
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) in (b"", _MAGIC)
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -48,6 +48,11 @@ class Document:
     notes: tuple[str, ...] = ()
     """What a reader of the ingestion report should know, e.g. "pages 3-4 hold only images"."""
 
+    @property
+    def reflows(self) -> bool:
+        """Whether a line end within a paragraph is no more than a space."""
+        return self.media_type in ("text/markdown", "text/x-rst")
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -58,4 +63,7 @@ class Chunk:
     index_text: str
     """What is embedded and indexed for words: heading path and table header, then the span, NFKC-normalised."""
     heading: str = ""
-    """The title, where no heading shows it, and the headings above the span, outermost first, joined by " > "."""
+    """The title, where no heading shows it, and the headings that the span's text stands under, the span's own first
+    ones among them, outermost first, joined by " > "."""
+    statements: tuple[tuple[int, int], ...] = ()
+    """The sentences, items, rows and lines of code in the span, headings left out: what can be cited."""

@@ -1,14 +1,19 @@
 """Sentences, the unit of citation: rules over the text, with exact offsets.
 
 A sentence ends at its punctuation, but not at the dots of abbreviations, initials, numbers and list markers; a blank
-line, a list item, a heading, a table row and a line of code end one, too. A line end within a paragraph counts only
-where the author broke the line on purpose: where the next word would have fitted.
+line, a list item, a heading, a table row and a line of code end one, too. Whether any other line end does depends on
+the format: it is a space in Markdown, an end in a table, and a guess where a page or a plain text gives only lines.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Literal
+
+LineEnds = Literal["guess", "space", "end"]
+"""What a line end means that nothing else explains: "guess" ends a sentence where the author broke the line on purpose,
+where the next word would have fitted; "space" joins, but for Markdown's hard breaks; "end" always ends."""
 
 MAX_SENTENCE = 1000
 """Characters; what goes on without any punctuation (logs, tables of numbers) is cut at a space."""
@@ -57,15 +62,15 @@ _WORD = re.compile(r"[^\W\d_]+")
 _DOTTED = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")
 
 
-def sentences(text: str, *, lines: bool = False) -> list[tuple[int, int]]:
+def sentences(text: str, *, line_ends: LineEnds = "guess") -> list[tuple[int, int]]:
     """The spans of the sentences of `text`, in order, without overlap; every character but white space is in one.
 
     Args:
         text: prose, or the text of a chunk with its lists, tables and code.
-        lines: take each line for a unit and end sentences within it as well; for tables, code and lists.
+        line_ends: see `LineEnds`.
     """
     spans: list[tuple[int, int]] = []
-    for start, end in _segments(text, lines):
+    for start, end in _segments(text, line_ends):
         at = start
         for border in _borders(text, start, end):
             _add(spans, text, at, border)
@@ -91,37 +96,40 @@ def _add(spans: list[tuple[int, int]], text: str, start: int, end: int) -> None:
         spans.append((start, end))
 
 
-def _segments(text: str, lines: bool) -> Iterator[tuple[int, int]]:
+def _segments(text: str, line_ends: LineEnds) -> Iterator[tuple[int, int]]:
     """What line ends separate: paragraphs, items, rows."""
     paragraph: list[tuple[int, int]] = []
     for match in _LINE.finditer(text):
         if match.group().strip():
             paragraph.append(match.span())
         elif paragraph:
-            yield from _paragraph(text, paragraph, lines)
+            yield from _paragraph(text, paragraph, line_ends)
             paragraph = []
     if paragraph:
-        yield from _paragraph(text, paragraph, lines)
+        yield from _paragraph(text, paragraph, line_ends)
 
 
-def _paragraph(text: str, spans: list[tuple[int, int]], lines: bool) -> Iterator[tuple[int, int]]:
+def _paragraph(text: str, spans: list[tuple[int, int]], line_ends: LineEnds) -> Iterator[tuple[int, int]]:
     if len(spans) == 1:
         yield spans[0]
         return
-    rows = [text[start:end].rstrip() for start, end in spans]
-    width = max(map(len, rows))
+    rows = [text[start:end].rstrip("\r\n") for start, end in spans]
+    width = max(len(row.rstrip()) for row in rows)
     first = 0
     for index in range(1, len(spans)):
-        if lines or _breaks(rows[index - 1], rows[index], width):
+        if _breaks(rows[index - 1], rows[index], width, line_ends):
             yield spans[first][0], spans[index - 1][1]
             first = index
     yield spans[first][0], spans[-1][1]
 
 
-def _breaks(above: str, below: str, width: int) -> bool:
+def _breaks(above: str, below: str, width: int, line_ends: LineEnds) -> bool:
     """Whether the line end between two lines of a paragraph `width` characters wide is meant."""
-    if _ITEM.match(below) or _ALONE.match(below) or _ALONE.match(above):
+    if line_ends == "end" or _ITEM.match(below) or _ALONE.match(below) or _ALONE.match(above):
         return True
+    if line_ends == "space":
+        return above.endswith(("  ", "\\"))
+    above = above.rstrip()
     if _CELLS.search(above) or _CELLS.search(below):
         return True
     word = _FIRST_WORD.match(below)

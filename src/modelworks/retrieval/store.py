@@ -100,6 +100,8 @@ class StoredChunk:
     first_page: int
     last_page: int
     heading: str
+    statements: tuple[tuple[int, int], ...]
+    """What can be cited, see `Chunk.statements`."""
 
 
 def text_hash(text: str) -> str:
@@ -159,12 +161,15 @@ class Store(Database):
         """The chunks with these ids; those deleted meanwhile are absent."""
         rows = self.rows(
             """
-            SELECT chunks.id, name, ordinal, start, "end", first_page, last_page, heading
+            SELECT chunks.id, name, ordinal, start, "end", first_page, last_page, heading, statements
             FROM json_each(?) JOIN chunks ON chunks.id = json_each.value
             JOIN documents ON documents.id = chunks.document_id""",
             (json.dumps(list(ids)),),
         )
-        return {row[0]: StoredChunk(*row) for row in rows}
+        return {
+            key: StoredChunk(key, *place, statements=tuple((start, end) for start, end in json.loads(statements)))
+            for key, *place, statements in rows
+        }
 
     # Writing
 
@@ -201,8 +206,8 @@ class Store(Database):
             connection.executemany(
                 """
                 INSERT INTO chunks (document_id, ordinal, start, "end", first_page, last_page,
-                    text_hash, title, heading, index_text, cjk)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                    text_hash, title, heading, index_text, cjk, statements)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 (
                     (
                         document_id,
@@ -215,6 +220,7 @@ class Store(Database):
                         chunk.heading,
                         chunk.index_text,
                         lexical.cjk_terms(f"{title}\n{chunk.index_text}"),
+                        json.dumps(chunk.statements, separators=(",", ":")),
                     )
                     for ordinal, (chunk, key) in enumerate(zip(chunks, hashes, strict=True))
                 ),
@@ -290,6 +296,18 @@ class Store(Database):
         """A synced folder was moved: its documents now belong to the folder's new path."""
         with self._transaction() as connection:
             connection.execute("UPDATE documents SET root = ? WHERE root = ?", (new, old))
+            connection.execute("UPDATE OR REPLACE meta SET key = ? WHERE key = ?", (f"walk:{new}", f"walk:{old}"))
+
+    def walk_options(self, root: str) -> tuple[tuple[str, ...], bool]:
+        """The ignored patterns, and whether hidden files count, that a folder was last synced with."""
+        recorded = json.loads(self.meta(f"walk:{root}") or '{"ignore": [], "hidden": false}')
+        return tuple(recorded["ignore"]), recorded["hidden"]
+
+    def note_walk_options(self, root: str, ignore: Sequence[str], hidden: bool) -> None:
+        """Remember them for the folder's next sync."""
+        value = json.dumps({"ignore": [*ignore], "hidden": hidden})
+        with self._transaction(moves=False) as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"walk:{root}", value))
 
     def forget(self, name: str) -> int:
         """Delete a document and all that came of it, vectors included; return how many chunks went."""
@@ -474,7 +492,7 @@ class Store(Database):
             )
             chunks = self.rows(
                 """
-                SELECT ordinal, start, "end", first_page, last_page, title, heading, index_text, cjk,
+                SELECT ordinal, start, "end", first_page, last_page, title, heading, index_text, cjk, statements,
                     text_hash, EXISTS (SELECT 1 FROM embeddings WHERE embeddings.text_hash = chunks.text_hash)
                 FROM chunks WHERE document_id = ? ORDER BY ordinal""",
                 (document_id,),
@@ -493,5 +511,6 @@ def _page_range(pages: Sequence[Page], chunk: Chunk) -> tuple[int, int]:
 def _other_embedder(recorded: tuple[str, int], given: tuple[str, int]) -> StoreError:
     return StoreError(
         f"the collection's vectors were made by {recorded[0]!r} ({recorded[1]} dimensions), not by {given[0]!r} "
-        f"({given[1]} dimensions): use the former, or run `modelworks index FOLDER --rebuild`"
+        f"({given[1]} dimensions): use the former, or make every vector anew with "
+        "`sync(folder, rebuild=True)` or `modelworks index FOLDER --rebuild`"
     )

@@ -125,9 +125,13 @@ class Sync:
         if not is_utf8(self.root):
             raise DocumentError(f"{folder}: its path is not UTF-8: rename it")
 
-    def run(self, *, ignore: Sequence[str] = (), hidden: bool = False) -> None:
-        """Bring documents, chunks and words level with the folder."""
+    def run(self, *, ignore: Sequence[str] | None = None, hidden: bool | None = None) -> None:
+        """Bring documents, chunks and words level with the folder; None leaves out what the last run left out."""
         self._adopt()
+        before = self.store.walk_options(self.root)
+        ignore, hidden = before[0] if ignore is None else tuple(ignore), before[1] if hidden is None else hidden
+        if (ignore, hidden) != before:
+            self.store.note_walk_options(self.root, ignore, hidden)
         # Before the walk: a document that another process adds meanwhile is then not taken for a deleted one.
         known = self.store.known_files(self.root)
         found = walk(self.folder, ignore=ignore, hidden=hidden, skip=self.store.folder)

@@ -37,6 +37,7 @@ def reason(path: Path, **limits: int) -> str:
         ("a.bin", bytes(range(256)), "binary file: no text reader for .bin"),
         ("data", bytes(range(256)), "binary file: no text reader for it"),
         ("a.txt", b"abc\x00\x01\x02def" * 10, "binary file: its bytes are no text in any known encoding"),
+        ("a.txt", b"abc\x00def\x00" * 1000, "binary file: its bytes are no text in any known encoding"),
         ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(50), "PNG image: no text reader for .png"),
         ("a.txt", b"\x7fELF\x02" + bytes(50), "program: no text reader for .txt"),
         ("a.gz", gzip.compress(bytes(range(256))), "gzip archive: no text reader for .gz"),

@@ -83,9 +83,9 @@ def _bare_utf16(data: bytes) -> str:
         return ""
     even, odd = sample[::2].count(0), sample[1::2].count(0)
     half = len(sample) // 2
-    if odd > 0.3 * half and even < 0.02 * half:
+    if odd > 0.7 * half and even < 0.02 * half:
         return "utf-16-le"
-    if even > 0.3 * half and odd < 0.02 * half:
+    if even > 0.7 * half and odd < 0.02 * half:
         return "utf-16-be"
     return ""
 
