@@ -167,8 +167,8 @@ class Store(Database):
             (json.dumps(list(ids)),),
         )
         return {
-            key: StoredChunk(key, *place, statements=tuple((start, end) for start, end in json.loads(statements)))
-            for key, *place, statements in rows
+            row[0]: StoredChunk(*row, tuple((start, end) for start, end in json.loads(statements)))
+            for *row, statements in rows
         }
 
     # Writing
