@@ -166,10 +166,8 @@ class Store(Database):
             JOIN documents ON documents.id = chunks.document_id""",
             (json.dumps(list(ids)),),
         )
-        return {
-            row[0]: StoredChunk(*row, tuple((start, end) for start, end in json.loads(statements)))
-            for *row, statements in rows
-        }
+        # The last column is JSON.
+        return {row[0]: StoredChunk(*[*row[:-1], tuple(map(tuple, json.loads(row[-1])))]) for row in rows}
 
     # Writing
 
