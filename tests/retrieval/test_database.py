@@ -100,24 +100,18 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
     assert sqlite3.connect(tmp_path / DATABASE).execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
 
 
-def test_a_newer_schema_asks_for_an_upgrade(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "kind", "advice"),
+    [(SCHEMA_VERSION + 1, StoreError, "upgrade modelworks"), (SCHEMA_VERSION - 1, OldSchemaError, "--rebuild")],
+)
+def test_another_schema_says_what_to_do(tmp_path: Path, version: int, kind: type[StoreError], advice: str) -> None:
     store = Store(tmp_path)
-    store.rows(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    store.rows(f"PRAGMA user_version = {version}")
     store.close()
-    with pytest.raises(StoreError) as error:
+    with pytest.raises(kind) as error:
         Store(tmp_path)
-    assert f"schema {SCHEMA_VERSION + 1}, this one reads {SCHEMA_VERSION}" in only_line(error)
-    assert "upgrade modelworks" in str(error.value)
-
-
-def test_an_older_schema_is_made_anew(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.rows(f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
-    store.close()
-    with pytest.raises(OldSchemaError) as error:
-        Store(tmp_path)
-    assert f"schema {SCHEMA_VERSION - 1}, this one reads {SCHEMA_VERSION}" in only_line(error)
-    assert "--rebuild" in str(error.value)
+    assert f"schema {version}, this one reads {SCHEMA_VERSION}" in only_line(error)
+    assert advice in str(error.value)
 
 
 def test_a_damaged_database_says_how_to_make_it_anew(tmp_path: Path) -> None:
