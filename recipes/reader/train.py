@@ -3,11 +3,9 @@
     python recipes/reader/train.py --data ../shared/data --base MINILM_FOLDER --out runs/reader
 
 Starts from MiniLM (the default embedder); embeddings and the first layers stay frozen, so that the shipped reader is
-only the layers that changed. Data: AdversarialQA, Natural Questions (oracle passages), nine of the sixteen SQuAD2
-development articles, and QNLI (does this one sentence answer the question?); two other SQuAD2 articles choose the
-refusal threshold (`calibrate.py`), and the remaining five are held out for `benchmarks/grounding.py`. AdversarialQA
-passages that also stand in held-out or threshold articles are dropped, and so is QNLI from their first row to their
-last, since its rows keep the order of SQuAD's articles.
+only the layers that changed. Data: AdversarialQA, Natural Questions (oracle passages) and nine of the sixteen SQuAD2
+development articles; two others choose the refusal threshold (`calibrate.py`), and the remaining five are held out for
+`benchmarks/grounding.py`. AdversarialQA passages that also stand in held-out or threshold articles are dropped.
 Each answerable question is also shown beside a passage of its own source that shares words with it but not the
 answer, because at question time most passages that retrieval brings are of that kind.
 """
@@ -15,7 +13,6 @@ answer, because at question time most passages that retrieval brings are of that
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import json
 import math
@@ -27,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from squad import HELD_OUT, THRESHOLD, Example, squad
 from tokenizers import Tokenizer
@@ -36,10 +34,6 @@ from modelworks.models.bert import BertConfig, BertEncoder, BertReader, hf_name
 
 FROZEN_LAYERS = 2
 MAX_TOKENS = 256
-OTHERS = ("nq", "adversarial", "qnli")
-"""Sources that are no SQuAD2 article."""
-SOMEWHERE = -1
-"""The place of an answer that is known to be in a passage, but not where."""
 
 
 def adversarial(data: Path, banned: set[str]) -> list[Example]:
@@ -66,24 +60,6 @@ def natural_questions(data: Path) -> list[Example]:
             if places:
                 at, answer = places[0]
                 found.append(Example(row["question"], text, at, at + len(answer), "nq"))
-    return found
-
-
-def question_sentences(data: Path, unseen: list[Example]) -> list[Example]:
-    """QNLI's pairs; those that answer do so somewhere: their span is SOMEWHERE."""
-    with gzip.open(data / "nli/qnli_dev.csv.gz", "rt", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    banned: set[int] = set()
-    for article in sorted({e.source for e in unseen}):
-        text = "\n".join({e.passage for e in unseen if e.source == article})
-        seen = [i for i, row in enumerate(rows) if len(row["hypothesis"]) > 40 and row["hypothesis"] in text]
-        if seen:
-            banned.update(range(max(0, min(seen) - 40), max(seen) + 41))
-    found = []
-    for i, row in enumerate(rows):
-        if i not in banned:
-            start, end = (SOMEWHERE, SOMEWHERE) if row["label"] == "entailment" else (None, None)
-            found.append(Example(row["premise"], row["hypothesis"], start, end, "qnli"))
     return found
 
 
@@ -114,18 +90,16 @@ def distractors(examples: list[Example]) -> list[Example]:
 
 
 def encode(tokenizer: Tokenizer, example: Example, rng: random.Random) -> tuple[list[int], list[int], int, int] | None:
-    """Ids, segment ids, and the first and last answer token: both 0, at [CLS], where there is none, or SOMEWHERE."""
+    """Ids, segment ids, and the first and last answer token ((0, 0), at [CLS], where there is none)."""
     passage, shift = example.passage, 0
     # Chunks carry the titles above them, so half of the passages do too.
-    if example.source not in OTHERS and rng.random() < 0.5:
+    if example.source not in ("nq", "adversarial") and rng.random() < 0.5:
         heading = example.source.replace("_", " ") + "\n"
         passage, shift = heading + passage, len(heading)
     encoded = tokenizer.encode(example.question, passage)
     ids, segments, offsets = encoded.ids[:MAX_TOKENS], encoded.type_ids[:MAX_TOKENS], encoded.offsets[:MAX_TOKENS]
     if example.start is None:
         return ids, segments, 0, 0
-    if example.start == SOMEWHERE:
-        return ids, segments, SOMEWHERE, SOMEWHERE
     start, end = example.start + shift, (example.end or 0) + shift
     inside = [i for i, ((a, b), s) in enumerate(zip(offsets, segments)) if s == 1 and a < end and b > start and b > a]
     if not inside or offsets[inside[-1]][1] < end:
@@ -151,14 +125,6 @@ def logits(model: BertReader, ids: Tensor, mask: Tensor, segments: Tensor) -> tu
     allowed = (segments * mask).bool()
     allowed[:, 0] = True
     return start.masked_fill(~allowed, -1e4), end.masked_fill(~allowed, -1e4)
-
-
-def span_loss(logits_BT: Tensor, target_B: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the targets; of any token but [CLS] where the target is SOMEWHERE."""
-    log_p_BT = logits_BT.log_softmax(-1)
-    exact_B = log_p_BT.gather(1, target_B.clamp_min(0)[:, None])[:, 0]
-    anywhere_B = log_p_BT[:, 1:].logsumexp(-1)
-    return -torch.where(target_B == SOMEWHERE, anywhere_B, exact_B).mean()
 
 
 @torch.inference_mode()
@@ -218,8 +184,8 @@ def main() -> None:
     banned = {e.passage[:80] for e in unseen}
     sources = squad(options.data, None, without=(*HELD_OUT, *THRESHOLD))
     sources += adversarial(options.data, banned) + natural_questions(options.data)
-    examples = sources + distractors(sources) + question_sentences(options.data, unseen)
-    print(Counter((e.source if e.source in OTHERS else "squad", e.start is None) for e in examples))
+    examples = sources + distractors(sources)
+    print(Counter((e.source if e.source in ("nq", "adversarial") else "squad", e.start is None) for e in examples))
     tuning = random.Random(1).sample(squad(options.data, THRESHOLD), 320)
     tuning_rows = [row for e in tuning if (row := encode(tokenizer, e, rng))]
 
@@ -245,7 +211,7 @@ def main() -> None:
             group["lr"] = options.lr * rate
         ids, mask, segments, starts, ends = collate(batches[step % len(batches)])
         s, e = logits(model, ids, mask, segments)
-        loss = (span_loss(s, starts) + span_loss(e, ends)) / 2
+        loss = (F.cross_entropy(s, starts) + F.cross_entropy(e, ends)) / 2
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
