@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from modelworks.core.errors import ConfigError
 from modelworks.models.base import Pretrained
+from modelworks.models.blocks.mlp import gelu
 from modelworks.models.config import MAX_LAYERS, check_numbers, check_sizes, given
 
 _REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -110,7 +111,7 @@ class BertLayer(nn.Module):
         )
         attended_BTC = self.output(mixed_BHTD.transpose(1, 2).reshape(B, T, C))
         x_BTC = self.attention_norm(x_BTC + F.dropout(attended_BTC, self.dropout, self.training))
-        transformed_BTC = self.down(F.gelu(self.up(x_BTC)))
+        transformed_BTC = self.down(gelu(self.up(x_BTC)))
         return self.mlp_norm(x_BTC + F.dropout(transformed_BTC, self.dropout, self.training))
 
 

@@ -10,6 +10,15 @@ from torch import Tensor, nn
 from modelworks.core.errors import ConfigError
 
 
+def gelu(x: Tensor) -> Tensor:
+    """GELU as it is defined (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+
+    For each shape of a contiguous tensor in memory order torch 2.13 has oneDNN compile a kernel on CPUs, and keeps it:
+    2 MB a shape, a gigabyte after some hundred texts. A transposed view takes torch's own loop, which is as exact.
+    """
+    return F.gelu(x.mT).mT if x.dim() >= 2 and x.device.type == "cpu" else F.gelu(x)
+
+
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by its tanh approximation, which GPT-2 and Gemma were trained with (Hendrycks and Gimpel 2016)."""
     return F.gelu(x, approximate="tanh")
@@ -18,7 +27,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 # By the names that Hugging Face configs use.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
-    "gelu": F.gelu,
+    "gelu": gelu,
     "gelu_new": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
     "relu": F.relu,
