@@ -25,7 +25,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "recipes" / "reader"))
 
-from squad import HELD_OUT, THRESHOLD, Example, squad, write_articles  # noqa: E402
+from questions import HELD_OUT, THRESHOLD, Example, squad, write_articles  # noqa: E402
 
 from modelworks.core.log import progress  # noqa: E402
 from modelworks.retrieval.answer import content_words  # noqa: E402

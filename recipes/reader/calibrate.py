@@ -4,7 +4,8 @@
 
 Questions are asked of a collection of all sixteen articles, so that passages are what retrieval brings. A sentence
 counts as answering where the annotated answer lies in it. The threshold is where right answers given and right
-refusals, as a mean of the two rates, are most.
+refusals, as a mean of the two rates, are most; the questions to refuse are one half SQuAD2's, which are near misses by
+design, and one half questions about other things (Natural Questions), since people ask both kinds.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
+from questions import THRESHOLD, Example, natural_questions, squad, write_articles
 from safetensors.torch import load_file
-from squad import THRESHOLD, squad, write_articles
 from torch import nn
 
 from modelworks.models.bert import BertReader
@@ -78,6 +79,7 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, required=True)
     arguments.add_argument("--weights", type=Path, required=True)
     arguments.add_argument("--questions", type=int, default=400)
+    arguments.add_argument("--elsewhere", type=int, default=100, help="questions about other things")
     arguments.add_argument("--passages", type=int, default=8)
     arguments.add_argument("--dump", type=Path, help="also write the evidence there, as JSON, to look into")
     options = arguments.parse_args()
@@ -92,18 +94,21 @@ def main() -> None:
     assert tokenizer is not None
 
     asked = random.Random(2).sample(squad(options.data, THRESHOLD), options.questions)
+    elsewhere = random.Random(5).sample(natural_questions(options.data), options.elsewhere)
+    asked += [Example(f"{example.question}?", "", None, None, "elsewhere") for example in elsewhere]
     rows: list[list[tuple[Evidence, bool]]] = []
     with tempfile.TemporaryDirectory() as scratch, Collection(Path(scratch) / "store") as collection:
         write_articles(options.data, Path(scratch) / "articles")
         collection.sync(Path(scratch) / "articles")
         for example in asked:
             hits = collection.search(example.question, k=options.passages)
-            text = collection.document_text(f"{example.source}.md")
-            at = text.index(example.passage) + (example.start or 0)
+            at = -1
+            if example.start is not None:
+                at = collection.document_text(f"{example.source}.md").index(example.passage) + example.start
             row = []
             for judged in judge(example.question, hits, reader, collection.embedder):
                 right = (
-                    example.start is not None
+                    at >= 0
                     and judged.hit.document == f"{example.source}.md"
                     and judged.hit.start + judged.start <= at < judged.hit.start + judged.end
                 )
@@ -112,26 +117,31 @@ def main() -> None:
     if options.dump:
         kept = [[[*asdict(evidence).values(), right] for evidence, right in row] for row in rows]
         options.dump.write_text(json.dumps({"possible": [e.start is not None for e in asked], "rows": kept}))
-    flat = [sentence for row in rows for sentence in row]
+    flat = [sentence for example, row in zip(asked, rows) if example.source != "elsewhere" for sentence in row]
     features = np.array([[max(e.margin, LOWEST_MARGIN), e.cosine, e.coverage, e.context] for e, _ in flat])
     calibration = Calibration(*fit(features, np.array([right for _, right in flat])), threshold=0.5)
 
-    scored = []
-    for example, row in zip(asked, rows):
-        probability, right = max((calibration.probability(evidence), right) for evidence, right in row)
-        scored.append((probability, example.start is not None, right))
+    best = [max((calibration.probability(evidence), right) for evidence, right in row) for row in rows]
+    probability, right = (np.array(column) for column in zip(*best))
+    answerable = np.array([example.start is not None for example in asked])
+    elsewhere_asked = np.array([example.source == "elsewhere" for example in asked])
+
+    def rates(threshold: float) -> tuple[float, float, float]:
+        """Right answers given, near misses refused, questions about other things refused."""
+        given, refused = probability >= threshold, probability < threshold
+        near = ~answerable & ~elsewhere_asked
+        return float((given & right)[answerable].mean()), refused[near].mean(), refused[elsewhere_asked].mean()
 
     def balanced(threshold: float) -> float:
-        given = [right and p >= threshold for p, answerable, right in scored if answerable]
-        refused = [p < threshold for p, answerable, _ in scored if not answerable]
-        return (float(np.mean(given)) + float(np.mean(refused))) / 2
+        given, near, far = rates(threshold)
+        return (given + (near + far) / 2) / 2
 
-    calibration = replace(calibration, threshold=max(sorted(p for p, *_ in scored), key=balanced))
+    calibration = replace(calibration, threshold=float(max(np.sort(probability), key=balanced)))
     write(model, calibration, path)
-    answerable = [(row, right) for row, (_, possible, right) in zip(rows, scored) if possible]
     print(calibration)
-    print(f"passages hold the answer {np.mean([any(r for _, r in row) for row, _ in answerable]):.3f}")
-    print(f"likeliest sentence is right {np.mean([right for _, right in answerable]):.3f}")
+    found = [any(r for _, r in row) for row, possible in zip(rows, answerable) if possible]
+    print(f"passages hold the answer {np.mean(found):.3f}, likeliest sentence is right {right[answerable].mean():.3f}")
+    print("given {:.3f}, near misses refused {:.3f}, others refused {:.3f}".format(*rates(calibration.threshold)))
     print(f"balanced {balanced(calibration.threshold):.3f}, {path.stat().st_size} bytes")
 
 

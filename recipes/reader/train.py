@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from questions import HELD_OUT, THRESHOLD, Example, natural_questions, squad
 from safetensors.torch import load_file, save_file
-from squad import HELD_OUT, THRESHOLD, Example, squad
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -48,18 +48,6 @@ def adversarial(data: Path, banned: set[str]) -> list[Example]:
             at = match[1].find(answer)
             if at >= 0 and match[1].count(answer) <= 3:
                 found.append(Example(match[2], match[1], at, at + len(answer), "adversarial"))
-    return found
-
-
-def natural_questions(data: Path) -> list[Example]:
-    found = []
-    with gzip.open(data / "qa/nq_oracle_passages.jsonl.gz", "rt") as rows:
-        for row in map(json.loads, rows):
-            text = row["ctxs"][0]["text"]
-            places = [(text.find(a), a) for a in sorted(row["answers"], key=len) if a in text]
-            if places:
-                at, answer = places[0]
-                found.append(Example(row["question"], text, at, at + len(answer), "nq"))
     return found
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from modelworks.core.errors import StoreError
 from modelworks.retrieval.chunk import index_form
 from modelworks.retrieval.evidence import Evidence, Reading, Span
+from modelworks.retrieval.lexical import STOP_WORDS
 
 if TYPE_CHECKING:
     from modelworks.retrieval.collection import Collection, Hit
@@ -189,18 +190,11 @@ def _read(
     ]
 
 
-_STOP_WORDS = frozenset(
-    "a an and any are as at be been being but by can could did do does for from had has have how i if in into is it "
-    "its me my of on or our shall should so such than that the their them then there these they this those to us was "
-    "we were what when where which while who whom whose why will with would you your".split()
-)
-
-
 def content_words(text: str) -> set[str]:
     """Lower-case words that carry meaning, cut to a rough stem of six letters (CJK: single characters)."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = re.findall(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+", folded)
-    return {word[:6] for word in words if word not in _STOP_WORDS}
+    return {word[:6] for word in words if word not in STOP_WORDS}
 
 
 def _statements(hit: Hit) -> list[Span]:

@@ -1,7 +1,8 @@
-"""The SQuAD2 development subset, split by article so that nothing reported is ever trained or tuned on."""
+"""Questions: the SQuAD2 subset, split by article so that nothing reported is trained or tuned on, and others."""
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -41,6 +42,19 @@ def squad(data: Path, titles: tuple[str, ...] | None, without: tuple[str, ...] =
                     end = start + len(text)
                 question = qa["question"].strip()
                 found.append(Example(question, paragraph["context"], start, end, article["title"], answers))
+    return found
+
+
+def natural_questions(data: Path) -> list[Example]:
+    """Real questions, each with a passage that answers it."""
+    found = []
+    with gzip.open(data / "qa/nq_oracle_passages.jsonl.gz", "rt") as rows:
+        for row in map(json.loads, rows):
+            text = row["ctxs"][0]["text"]
+            places = [(text.find(a), a) for a in sorted(row["answers"], key=len) if a in text]
+            if places:
+                at, answer = places[0]
+                found.append(Example(row["question"], text, at, at + len(answer), "nq"))
     return found
 
 
