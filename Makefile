@@ -49,7 +49,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "missing: pip and venv for $(PYTHON) (on Debian: apt-get install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/core: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/core: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/modelworks/kernels/cpp/*) | $(VENV)/bin/python
 	$(PIP) install -c constraints.txt -e .
 	@touch $@
 

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from modelworks.models.base import evaluating
 from modelworks.models.load import load
 
 
@@ -122,3 +123,13 @@ def test_given_positions_are_used(pair_of, ids_BT):
 def test_wrong_shapes_are_named(pair_of, ids, more, says):
     with pytest.raises(ValueError, match=says):
         pair_of("llama").ours(ids, **more)
+
+
+def test_evaluating_leaves_each_module_as_it_was():
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout()))
+    model[1].eval()
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert model.training
+    assert model[0].training
+    assert not model[1].training

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelworks.core.errors import ConfigError, ModelFileError
@@ -67,7 +67,6 @@ def test_a_valid_config_reads_and_its_written_form_reads_back(name):
     assert family.config.from_hf(config.to_hf()) == config
 
 
-@settings(deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("name", VALID)
 def test_any_other_json_builds_or_is_refused(name, data):

@@ -5,7 +5,8 @@ Shapes: B batch, T new tokens, S = cached + T tokens, C hidden size, V vocabular
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -82,3 +83,18 @@ class LanguageModel(Pretrained):
         if last_only:
             x_BTC = x_BTC[:, -1:]
         return nn.functional.linear(x_BTC, self.output_embedding())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off, and afterwards as it was: a rollout in the midst of training must sample the model itself."""
+    if not model.training:
+        yield
+        return
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,23 +1,26 @@
 """What GGUF calls things: a file's metadata as a Hugging Face config, its tensors under checkpoint names.
 
+Torch is imported only where values are read into it: a plan over packed blocks (`models.plan`) does without.
+
 The names are llama.cpp's (https://github.com/ggml-org/llama.cpp: gguf-py/gguf/constants.py, convert_hf_to_gguf.py).
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from modelworks.core.errors import ConfigError, ModelFileError
 from modelworks.core.gguf import GGUFFile
-from modelworks.models.blocks.rope import RopeConfig
-from modelworks.models.registry import family_of
 
 if TYPE_CHECKING:
+    import torch
+
+    from modelworks.models.registry import Family
     from modelworks.text.tokenizer import Tokenizer
 
 _LLAMA = {
@@ -81,7 +84,12 @@ class GGUFModel:
         self.model_type, self._layers, self._parts = _ARCHITECTURES[file.architecture]
         self.names = {self._bare(name): name for name in file.tensors if name != _ROPE_FREQS}
         self.config = self._gpt2_config() if self.model_type == "gpt2" else self._llama_config()
-        self.family = family_of(self.config)
+
+    @functools.cached_property
+    def family(self) -> Family:
+        from modelworks.models.registry import family_of
+
+        return family_of(self.config)
 
     def _bare(self, name: str) -> str:
         match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
@@ -172,6 +180,8 @@ class GGUFModel:
 
     def _llama3_scaling(self, head_dim: int) -> dict[str, Any]:
         """Llama 3's scaling from the divisors that it gives: only `factor` has ever differed between models."""
+        from modelworks.models.blocks.rope import RopeConfig
+
         divisors = self.file.dequantize(_ROPE_FREQS)
         rope = RopeConfig(
             rope_theta=self._get("rope.freq_base", _NUMBER, 1e4),
@@ -190,8 +200,10 @@ class GGUFModel:
 
     def read(self, bare: str, out: torch.Tensor) -> None:
         """De-quantise a tensor into `out`, which has its shape, piece by piece and whatever its dtype and device."""
+        import torch
+
         name = self.names[bare]
-        order = self._row_order(name)
+        order = self.row_order(name)
         # RMSNorm of Gemma holds w - 1, GGUF w.
         offset = 1 if self.model_type == "gemma3_text" and name.endswith("_norm.weight") else 0
         if out.dim() == 1:
@@ -202,7 +214,7 @@ class GGUFModel:
         for start, piece in self.file.pieces(name, order):
             out[start : start + len(piece)].copy_(torch.from_numpy(piece))
 
-    def _row_order(self, name: str) -> NDArray[np.intp] | None:
+    def row_order(self, name: str) -> NDArray[np.intp] | None:
         """Which rows of a packed matrix, or entries of a bias, to take in which order.
 
         llama.cpp's converter interleaves the two halves of each head of Llama's q and k, for the paper's rotary

@@ -35,9 +35,11 @@ class Checkpoint(Protocol):
 
     config: dict[str, Any]
     """As in a config.json."""
-    family: Family
     names: dict[str, str]
     """Bare name to the file's own."""
+
+    @property
+    def family(self) -> Family: ...
 
     def shape(self, bare: str) -> tuple[int, ...]: ...
 

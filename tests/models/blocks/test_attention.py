@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelworks.models.blocks.attention import attend, causal_mask
@@ -15,7 +15,6 @@ def sees(query: int, key: int, padding: list[int], window: int | None) -> bool:
     return key == query or (key < query and bool(padding[key]) and (window is None or query - key < window))
 
 
-@settings(deadline=None)
 @given(
     padding=st.lists(st.integers(0, 1), min_size=1, max_size=9),
     new=st.integers(1, 9),

@@ -1,0 +1,3 @@
+#define MODELWORKS_ISA kPortable
+#define MODELWORKS_ISA_NAME "portable"
+#include "kernels.inc"

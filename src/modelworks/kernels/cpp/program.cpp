@@ -1,0 +1,307 @@
+#include "program.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+namespace modelworks {
+
+namespace {
+
+// A thread's scratch row; grows to the widest asked for.
+float* scratch(int width) {
+    thread_local std::vector<float> row;
+    if (int(row.size()) < width) row.resize(width);
+    return row.data();
+}
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
+
+template <class T>
+void at_least(std::vector<T>& buffer, int64_t size) {
+    if (int64_t(buffer.size()) < size) buffer.resize(size);
+}
+
+}  // namespace
+
+Program::Program(const Kernels& kernels, Pool& pool, std::vector<int> widths, CacheShape cache, int vocab)
+    : kernels(kernels), pool(pool), cache(cache), vocab(vocab), widths_(std::move(widths)) {
+    // calloc: the system gives memory when a block is first used, and what no token has written is finite.
+    cache_.reset(static_cast<uint16_t*>(calloc(cache.num_blocks, cache.block() * 2)));
+    if (!cache_) throw std::bad_alloc();
+    buffers_.resize(widths_.size());
+}
+
+int Program::add_rope(Rope rope) {
+    ropes_.push_back(std::move(rope));
+    angles_.emplace_back();
+    return int(ropes_.size()) - 1;
+}
+
+Activations Program::quantized(int rows, int cols) {
+    const int groups = (cols + kGroup - 1) / kGroup;
+    at_least(q_, int64_t(rows) * groups * kGroup);
+    at_least(q_scale_, int64_t(rows) * groups);
+    at_least(q_sum_, int64_t(rows) * groups);
+    at_least(q_start_, int64_t(rows) * groups);
+    return {q_.data(), q_scale_.data(), q_sum_.data(), q_start_.data(), groups};
+}
+
+void Program::check(const Batch& batch) const {
+    if (batch.starts_B1[0] != 0 || batch.starts_B1[batch.sequences] != batch.tokens)
+        refuse("starts must run from 0 to the number of tokens");
+    for (int n = 0; n < batch.tokens; n++) {
+        if (batch.ids_N[n] < 0 || batch.ids_N[n] >= vocab)
+            refuse("token id " + std::to_string(batch.ids_N[n]) + " is not in the vocabulary of " +
+                   std::to_string(vocab));
+    }
+    for (int b = 0; b < batch.sequences; b++) {
+        const int64_t count = int64_t(batch.starts_B1[b + 1]) - batch.starts_B1[b], held = batch.held_B[b];
+        if (count < 0) refuse("starts must not fall");
+        if (held < 0) refuse("held must not be negative");
+        const int64_t needed = count ? (held + count + kBlock - 1) / kBlock : 0;
+        if (needed > batch.blocks)
+            refuse("sequence " + std::to_string(b) + " needs " + std::to_string(needed) + " cache blocks, its table has " +
+                   std::to_string(batch.blocks));
+        for (int64_t i = 0; i < needed; i++) {
+            const int block = batch.table_BM[int64_t(b) * batch.blocks + i];
+            if (block < 0 || block >= cache.num_blocks)
+                refuse("sequence " + std::to_string(b) + " names cache block " + std::to_string(block) + " of " +
+                       std::to_string(cache.num_blocks));
+        }
+    }
+    for (int r = 0; r < batch.wanted; r++) {
+        if (batch.wanted_R[r] < 0 || batch.wanted_R[r] >= batch.tokens) refuse("wanted must be indices of tokens");
+    }
+}
+
+void Program::step(const Batch& batch) {
+    std::lock_guard<std::mutex> guard(pool.busy);
+    check(batch);
+    const int N = batch.tokens;
+    for (size_t i = 0; i < buffers_.size(); i++) at_least(buffers_[i], int64_t(N) * widths_[i]);
+    at_least(position, N);
+    at_least(sequence, N);
+    for (int b = 0; b < batch.sequences; b++) {
+        for (int n = batch.starts_B1[b]; n < batch.starts_B1[b + 1]; n++) {
+            position[n] = batch.held_B[b] + n - batch.starts_B1[b];
+            sequence[n] = b;
+        }
+    }
+    for (size_t i = 0; i < ropes_.size(); i++) {
+        const int half = half_width(int(i));
+        at_least(angles_[i], int64_t(N) * 2 * half);
+        each_row(N, [&](int n) {
+            float* row = angles_[i].data() + int64_t(n) * 2 * half;
+            for (int d = 0; d < half; d++) {
+                const float angle = float(position[n]) * ropes_[i].frequency[d];
+                row[d] = std::cos(angle) * ropes_[i].factor;
+                row[half + d] = std::sin(angle) * ropes_[i].factor;
+            }
+        });
+    }
+    for (const auto& step : steps_) step->run(*this, batch);
+}
+
+void Program::copy_block(int source, int target) {
+    for (const int block : {source, target}) {
+        if (block < 0 || block >= cache.num_blocks)
+            refuse("there is no cache block " + std::to_string(block) + " of " + std::to_string(cache.num_blocks));
+    }
+    std::lock_guard<std::mutex> guard(pool.busy);
+    if (source != target) memcpy(keys(target, 0), keys(source, 0), cache.block() * 2);
+}
+
+void Embed::run(Program& program, const Batch& batch) const {
+    program.each_row(batch.tokens, [&](int n) {
+        float* row = program.row(target, n);
+        unpack_row(program.kernels, table, batch.ids_N[n], row);
+        for (int i = 0; i < table.cols; i++) row[i] *= scale;
+    });
+}
+
+void Linear::run(Program& program, const Batch& batch) const {
+    const Kernels& kernels = program.kernels;
+    const bool logits = target == kLogits;
+    const int rows = logits ? batch.wanted : batch.tokens, cols = parts[0].cols;
+    if (rows == 0) return;
+    const Activations x = program.quantized(rows, cols);
+    program.each_row(rows, [&](int n) {
+        const float* from = program.row(source, logits ? batch.wanted_R[n] : n);
+        if (before != Before::nothing) {
+            float* made = scratch(cols);
+            if (before == Before::norm) {
+                kernels.norm(from, weight.data(), cols, eps, made);
+            } else {
+                kernels.gate(gate, from, from + cols, cols, made);
+            }
+            from = made;
+        }
+        kernels.quantize(from, cols, x, n);
+    });
+    float* y = logits ? batch.logits_RV : program.row(target, 0);
+    const int64_t stride = logits ? program.vocab : program.width(target);
+    multiply(kernels, program.pool, parts, x, rows, {y, stride, bias.empty() ? nullptr : bias.data(), add});
+}
+
+void multiply(const Kernels& kernels, Pool& pool, const std::vector<Matrix>& parts, const Activations& x, int rows,
+              const Output& out) {
+    int tiles = 0;
+    for (const Matrix& part : parts) tiles += part.tiles();
+    // A few chunks a thread, so that one which is slowed down leaves its share to the others.
+    const int chunks = std::min(tiles, 8 * pool.threads);
+    pool.run(chunks, [&](int chunk) {
+        int first = int(int64_t(tiles) * chunk / chunks), last = int(int64_t(tiles) * (chunk + 1) / chunks), row = 0;
+        for (const Matrix& part : parts) {
+            const int end = std::min(last, part.tiles());
+            if (first < end) {
+                const Output to{out.y + row, out.stride, out.bias ? out.bias + row : nullptr, out.add};
+                kernels.linear(part, first, end, x, rows, to);
+            }
+            first = std::max(0, first - part.tiles());
+            last -= part.tiles();
+            row += part.rows;
+            if (last <= 0) break;
+        }
+    });
+}
+
+void Attend::append(Program& program, const Batch& batch, int n) const {
+    const Kernels& kernels = program.kernels;
+    const CacheShape& shape = program.cache;
+    const int D = shape.head_dim, width = shape.width(), kv_heads = shape.kv_heads, group = heads / kv_heads;
+    const float *cos = program.cos(rope, n), *sin = program.sin(rope, n), *qkv = program.row(source, n);
+    float *normed = scratch(2 * width), *turned = normed + width;
+    std::fill_n(turned, width, 0.0f);
+    const auto turn = [&](const float* x, const std::vector<float>& norm) {
+        if (!norm.empty()) {
+            kernels.norm(x, norm.data(), D, eps, normed);
+            x = normed;
+        }
+        kernels.rotate(x, cos, sin, D / 2, turned);
+    };
+    for (int h = 0; h < heads; h++) {
+        turn(qkv + h * D, q_norm);
+        // Rows of one key-value head lie together: [kv head][token][head of its group].
+        float* q = program.queries.data() + ((int64_t(h / group) * batch.tokens + n) * group + h % group) * width;
+        for (int d = 0; d < width; d++) q[d] = turned[d] * scale;
+    }
+    const int place = program.position[n];
+    const int block = batch.table_BM[int64_t(program.sequence[n]) * batch.blocks + place / kBlock], slot = place % kBlock;
+    uint16_t *keys = program.keys(block, layer), *values = program.values(block, layer);
+    for (int h = 0; h < kv_heads; h++) {
+        turn(qkv + (heads + h) * D, k_norm);
+        uint16_t* half = reinterpret_cast<uint16_t*>(normed);
+        kernels.to_half(turned, width, half);
+        uint16_t* column = keys + int64_t(h) * width * kBlock + slot;
+        for (int d = 0; d < width; d++) column[d * kBlock] = half[d];
+        kernels.to_half(qkv + (heads + kv_heads + h) * D, D, values + (int64_t(h) * kBlock + slot) * width);
+    }
+}
+
+// Tokens [first, first + count) of one sequence, and `members` heads from `group` on of a key-value head's.
+void Attend::attend(Program& program, const Batch& batch, int first, int count, int kv_head, int member,
+                    int members) const {
+    const CacheShape& shape = program.cache;
+    const int width = shape.width(), group = heads / shape.kv_heads, rows = count * members;
+    const int64_t offset = (int64_t(kv_head) * batch.tokens + first) * group + member;
+    const QueryRows queries{program.queries.data() + offset * width,
+                            program.last.data() + int64_t(first) * group + member,
+                            program.mixed.data() + offset * width,
+                            program.high.data() + offset,
+                            program.total.data() + offset,
+                            rows};
+    std::fill_n(queries.out, int64_t(rows) * width, 0.0f);
+    std::fill_n(queries.max, rows, -INFINITY);
+    std::fill_n(queries.sum, rows, 0.0f);
+    const int32_t* table = batch.table_BM + int64_t(program.sequence[first]) * batch.blocks;
+    const int begin = std::max(0, program.position[first] - window + 1), end = program.position[first + count - 1];
+    for (int i = begin / kBlock; i <= end / kBlock; i++) {
+        const int64_t head = int64_t(kv_head) * width * kBlock;
+        program.kernels.attend(program.keys(table[i], layer) + head, program.values(table[i], layer) + head, i * kBlock,
+                               window, width, queries);
+    }
+    for (int r = 0; r < rows; r++) {
+        const int n = first + r / members, h = kv_head * group + member + r % members;
+        float* out = program.row(target, n) + h * shape.head_dim;
+        const float* mixed = queries.out + int64_t(r) * width;
+        for (int d = 0; d < shape.head_dim; d++) out[d] = mixed[d] / queries.sum[r];
+    }
+}
+
+void Attend::run(Program& program, const Batch& batch) const {
+    const CacheShape& shape = program.cache;
+    const int N = batch.tokens, group = heads / shape.kv_heads;
+    const int64_t rows = int64_t(N) * heads;
+    at_least(program.queries, rows * shape.width());
+    at_least(program.mixed, rows * shape.width());
+    at_least(program.high, rows);
+    at_least(program.total, rows);
+    at_least(program.last, int64_t(N) * group);
+    for (int i = 0; i < N * group; i++) program.last[i] = program.position[i / group];
+    program.each_row(N, [&](int n) { append(program, batch, n); });
+
+    // Tokens of one sequence share the reading of its keys; with few tokens, heads are the work that can be shared out.
+    constexpr int most = 16;
+    thread_local std::vector<std::pair<int, int>> spans;
+    auto& todo = spans;
+    todo.clear();
+    for (int b = 0; b < batch.sequences; b++) {
+        const int end = batch.starts_B1[b + 1];
+        for (int n = batch.starts_B1[b]; n < end; n += most) todo.emplace_back(n, std::min(most, end - n));
+    }
+    const bool split = program.pool.threads > 1 && N * shape.kv_heads < program.pool.threads;
+    const int per_span = split ? heads : shape.kv_heads;
+    if (split) {
+        todo.clear();
+        for (int n = 0; n < N; n++) todo.emplace_back(n, 1);
+    }
+    program.pool.run(int(todo.size()) * per_span, [&](int i) {
+        const auto [first, count] = todo[i / per_span];
+        const int part = i % per_span;
+        if (split) {
+            attend(program, batch, first, count, part / group, part % group, 1);
+        } else {
+            attend(program, batch, first, count, part, 0, group);
+        }
+    });
+}
+
+void AddNorm::run(Program& program, const Batch& batch) const {
+    const int width = program.width(source);
+    program.each_row(batch.tokens, [&](int n) {
+        float* normed = scratch(width);
+        program.kernels.norm(program.row(source, n), weight.data(), width, eps, normed);
+        program.kernels.add(normed, width, program.row(target, n));
+    });
+}
+
+void unpack_row(const Kernels& kernels, const Matrix& matrix, int row, float* out) {
+    const uint8_t* group = matrix.tile(row / kTile);
+    const int r = row % kTile, header = kTile * 2 * (matrix.min || matrix.halves ? 2 : 1);
+    const auto half = [&](const uint8_t* from) {
+        uint16_t value;
+        memcpy(&value, from + 2 * r, 2);
+        return kernels.from_half(value);
+    };
+    for (int c = 0; c < matrix.cols; c += kGroup, group += matrix.group_bytes()) {
+        const float scale = half(group), second = matrix.halves ? half(group + 2 * kTile) : scale;
+        const float low = matrix.min ? half(group + 2 * kTile) : 0.0f;
+        for (int i = 0; i < kGroup && c + i < matrix.cols; i++) {
+            int q;
+            if (matrix.bits == 4) {
+                const int byte = group[header + 64 * (i / 8) + 4 * r + i % 4];
+                q = (i % 8 < 4 ? byte & 15 : byte >> 4) - (matrix.min ? 0 : 8);
+            } else {
+                q = int8_t(group[header + 64 * (i / 4) + 4 * r + i % 4]);
+            }
+            out[c + i] = (i < kGroup / 2 ? scale : second) * float(q) + low;
+        }
+    }
+}
+
+}  // namespace modelworks

@@ -1,0 +1,152 @@
+// The layer loop: a model's forward as a flat list of steps over packed weights, and the key-value cache they use.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace modelworks {
+
+// The new tokens of a batch of sequences; the names are those of Program.step in program.py.
+struct Batch {
+    int tokens, sequences, blocks, wanted;
+    const int32_t *ids_N, *starts_B1, *held_B, *table_BM, *wanted_R;
+    float* logits_RV;
+};
+
+// Rotary frequencies, radians a position for each pair, and the factor on cos and sin.
+struct Rope {
+    std::vector<float> frequency;
+    float factor;
+};
+
+struct CacheShape {
+    int layers, kv_heads, head_dim, num_blocks;
+    int width() const { return (head_dim + 7) / 8 * 8; }  // of a head, padded to whole vectors
+    int64_t half() const { return int64_t(kv_heads) * width() * kBlock; }  // fp16 values of a layer's keys or values
+    int64_t block() const { return half() * 2 * layers; }
+};
+
+class Program;
+
+struct Step {
+    virtual ~Step() = default;
+    virtual void run(Program& program, const Batch& batch) const = 0;
+};
+
+class Program {
+  public:
+    const Kernels& kernels;
+    Pool& pool;
+    const CacheShape cache;
+    const int vocab;
+
+    Program(const Kernels& kernels, Pool& pool, std::vector<int> widths, CacheShape cache, int vocab);
+
+    void append(std::unique_ptr<Step> step) { steps_.push_back(std::move(step)); }
+    int add_rope(Rope rope);
+    // Throws std::invalid_argument for a batch that is none; the cache is then untouched.
+    void step(const Batch& batch);
+    void copy_block(int source, int target);
+    int64_t cache_bytes() const { return cache.block() * 2 * cache.num_blocks; }
+
+    // What steps work with.
+    int width(int buffer) const { return widths_[buffer]; }
+    float* row(int buffer, int n) { return buffers_[buffer].data() + int64_t(n) * widths_[buffer]; }
+    uint16_t* keys(int block, int layer) { return cache_.get() + block * cache.block() + layer * 2 * cache.half(); }
+    uint16_t* values(int block, int layer) { return keys(block, layer) + cache.half(); }
+    const float* cos(int rope, int n) const { return angles_[rope].data() + int64_t(n) * 2 * half_width(rope); }
+    const float* sin(int rope, int n) const { return cos(rope, n) + half_width(rope); }
+    Activations quantized(int rows, int cols);
+
+    // Call body(n) for rows, in parallel where there is enough to do.
+    template <class Body>
+    void each_row(int rows, const Body& body) {
+        constexpr int chunk = 8;
+        if (rows < 2 * chunk) {
+            for (int n = 0; n < rows; n++) body(n);
+            return;
+        }
+        pool.run((rows + chunk - 1) / chunk, [&](int c) {
+            for (int n = c * chunk; n < rows && n < (c + 1) * chunk; n++) body(n);
+        });
+    }
+
+    // Of the batch at hand.
+    std::vector<int> position, sequence;         // of each token
+    std::vector<float> queries, mixed, high, total;  // attention's rows and the state of their softmax
+    std::vector<int> last;
+
+  private:
+    void check(const Batch& batch) const;
+    int half_width(int rope) const { return int(ropes_[rope].frequency.size()); }
+
+    struct Free {
+        void operator()(void* p) const { free(p); }
+    };
+    std::vector<int> widths_;
+    std::vector<std::unique_ptr<Step>> steps_;
+    std::vector<Rope> ropes_;
+    std::unique_ptr<uint16_t, Free> cache_;
+    std::vector<std::vector<float>> buffers_, angles_;
+    std::vector<int8_t> q_;
+    std::vector<float> q_scale_, q_sum_;
+    std::vector<int32_t> q_start_;
+};
+
+// target = the rows of `table` at the tokens' ids, times `scale`.
+struct Embed : Step {
+    int target;
+    Matrix table;
+    float scale;
+    void run(Program& program, const Batch& batch) const override;
+};
+
+// target (+)= matrix * f(source) + bias, where f is nothing, an RMSNorm or a gate over the two halves of the source,
+// and the matrix is its parts on top of each other. With target kLogits: the rows that are wanted, to the logits.
+struct Linear : Step {
+    static constexpr int kLogits = -1;
+    enum class Before { nothing = 0, norm = 1, gate = 2 };
+
+    int source, target;
+    std::vector<Matrix> parts;
+    std::vector<float> bias;  // empty: none
+    bool add;
+    Before before;
+    std::vector<float> weight;
+    float eps;
+    Gate gate;
+    void run(Program& program, const Batch& batch) const override;
+};
+
+// source is q, k and v of a token side by side, heads x head_dim each: norm the heads of q and k if weights are given,
+// turn them, append k and v to the layer's cache, and attend to it.
+struct Attend : Step {
+    int source, target, layer, heads, window, rope;
+    float scale, eps;
+    std::vector<float> q_norm, k_norm;  // empty: none
+    void run(Program& program, const Batch& batch) const override;
+
+  private:
+    void append(Program& program, const Batch& batch, int n) const;
+    void attend(Program& program, const Batch& batch, int first, int count, int kv_head, int group, int members) const;
+};
+
+// target += norm(source)
+struct AddNorm : Step {
+    int source, target;
+    std::vector<float> weight;
+    float eps;
+    void run(Program& program, const Batch& batch) const override;
+};
+
+// One row of a packed matrix as floats; `out` has the matrix's columns.
+void unpack_row(const Kernels& kernels, const Matrix& matrix, int row, float* out);
+// The product of a list of matrices, on top of each other, with rows of activations, in parallel.
+void multiply(const Kernels& kernels, Pool& pool, const std::vector<Matrix>& parts, const Activations& x, int rows,
+              const Output& out);
+
+}  // namespace modelworks
