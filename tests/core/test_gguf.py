@@ -224,7 +224,7 @@ def read_all(path: Path) -> None:
         file.summary()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_damage_is_a_model_file_error(small, data):
     original = small.read_bytes()

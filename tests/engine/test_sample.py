@@ -25,6 +25,7 @@ from modelworks.engine.sample import (
     Sampling,
     SamplingError,
     add_bias,
+    draw,
     filtered,
     keep_min_p,
     keep_top_k,
@@ -98,6 +99,33 @@ def test_a_nucleus_that_is_reached_exactly_is_complete() -> None:
     assert kept(keep_top_p(FOUR, 0.5)) == [[0]]
     assert kept(keep_top_p(FOUR.double(), 0.8)) == [[0, 1]]
     assert kept(keep_top_p(FOUR.flip(-1), 0.8)) == [[2, 3]]
+
+
+@given(
+    row=st.lists(st.sampled_from([-math.inf, -2.0, -1.0, 0.0, 0.5, 1.0]), min_size=1, max_size=40).filter(
+        lambda row: max(row) > -math.inf
+    ),
+    p=st.floats(0, 0.999),
+)
+def test_top_p_by_its_definition(row: list[float], p: float) -> None:
+    """Of equally likely tokens at the boundary those of the lowest ids stay."""
+    probs = torch.tensor(row).double().softmax(-1).tolist()
+    order = sorted(range(len(row)), key=lambda token: -probs[token])
+    mass, expected = 0.0, order[:1]
+    for token in order:
+        if mass >= p - 1e-6:
+            break
+        expected = order[: order.index(token) + 1]
+        mass += probs[token]
+    assert kept(keep_top_p(torch.tensor([row]), p)) == [sorted(expected)]
+
+
+def test_draws_have_the_distribution_and_never_a_token_without_probability() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probs_V = torch.tensor([0.0, 0.5, 0.0, 1.5, 2.0, 0.0])  # any sum will do
+    counts = torch.bincount(torch.tensor([draw(probs_V, generator) for _ in range(4000)]), minlength=6)
+    assert counts[probs_V == 0].sum() == 0
+    torch.testing.assert_close(counts / 4000, probs_V / 4, atol=0.03, rtol=0)
 
 
 def test_top_p_0_keeps_the_likeliest() -> None:

@@ -51,7 +51,7 @@ def documents(draw: st.DrawFn) -> Document:
     return Document(text, tuple(pages), tuple(blocks), "text/plain")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     document=documents(),
     strategy=st.sampled_from(sorted(STRATEGIES)),
@@ -84,7 +84,7 @@ def test_chunks_cover_the_document_within_their_budget(
     assert not document.text[covered:].strip()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(document=documents(), data=st.data())
 def test_the_page_of_an_offset_is_the_page_that_holds_it(document: Document, data: st.DataObject) -> None:
     offset = data.draw(st.integers(0, max(len(document.text) - 1, 0)))

@@ -126,14 +126,14 @@ def test_query_syntax_is_text(store: Store, query: str) -> None:
     assert found(store, f"{query} plain") == ["a"]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=st.text(st.characters(exclude_categories=()), max_size=40))
 def test_any_text_is_a_query(store: Store, query: str) -> None:
     lexical.search(store, query, 5)
     lexical.search(store, query, 5, compile_where({"page": 1}))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(st.characters(categories=("Lo", "Ll", "Nd", "Mn", "Zs")), max_size=30))
 def test_every_cjk_term_of_a_query_is_a_term_of_the_text_it_was_taken_from(text: str) -> None:
     from modelworks.retrieval.chunk import index_form

@@ -18,7 +18,7 @@ WILD = st.text(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(text=WILD, line_ends=st.sampled_from(get_args(LineEnds)))
 @example(text="a.  \n\n b", line_ends="guess")
 @example(text="x" * 2500 + ". " + "y" * 30, line_ends="guess")

@@ -16,7 +16,7 @@ from modelworks.cli.terminal import Flag, Json, check_text, print_json
 from modelworks.core.errors import ConfigError, ContextLengthError, ModelworksError
 
 if TYPE_CHECKING:
-    from modelworks.engine.generate import Piece
+    from modelworks.engine.row import Piece
     from modelworks.engine.sample import Sampling
 
 _DEFAULT_SYSTEM = "You are a helpful AI assistant."

@@ -13,6 +13,10 @@ class ConfigError(ModelworksError):
     """A configuration is unknown, incomplete or contradictory."""
 
 
+class GrammarError(ConfigError):
+    """A JSON schema, regex or Lark grammar is invalid, unsupported, or satisfied by nothing."""
+
+
 class ModelFileError(ModelworksError):
     """A model's files are missing, cut short, corrupt or of an unsupported kind."""
 

@@ -2,7 +2,7 @@
 
 The order of operations, each off at its default:
 
-1. `logit_bias` is added.
+1. Tokens outside the grammar are forbidden, and `logit_bias` is added.
 2. `repetition_penalty` over prompt and answer (Keskar et al. 2019, arXiv:1909.05858, section 4.1).
 3. `frequency_penalty` and `presence_penalty` over the answer (OpenAI's API reference).
 4. With temperature 0 the largest logit wins, and nothing below applies. Otherwise logits are divided by `temperature`.
@@ -21,10 +21,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from modelworks.core.errors import ConfigError, ModelworksError
+from modelworks.engine.grammar import Grammar
 
 # Probabilities are sums of rounded terms: a nucleus whose mass is p up to this is complete.
 _MASS_TOLERANCE = 1e-6
@@ -62,6 +64,8 @@ class Sampling:
     """Strings that end the answer and are not part of it; one string, or several."""
     logprobs: int = 0
     """How many of the likeliest tokens to report beside the chosen one, whose log-probability is always reported."""
+    grammar: Grammar | None = None
+    """What the answer must be; where it cannot be anything else, tokens are set and not drawn."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
@@ -79,6 +83,7 @@ class Sampling:
             ("max_tokens", self.max_tokens is None or self.max_tokens > 0, "at least 1, or None"),
             ("stop", all(isinstance(text, str) and text for text in self.stop), "strings, none of them empty"),
             ("logprobs", self.logprobs >= 0, "at least 0"),
+            ("grammar", self.grammar is None or isinstance(self.grammar, Grammar), "a Grammar, or None"),
             (
                 "logit_bias",
                 not any(value != value or value == math.inf for value in self.logit_bias.values()),
@@ -137,11 +142,18 @@ def keep_top_p(logits_BV: Tensor, p: float) -> Tensor:
     """
     if p >= 1:
         return logits_BV
-    probs_BV, order_BV = logits_BV.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
-    before_BV = probs_BV.cumsum(-1) - probs_BV
-    drop_BV = before_BV >= p - _MASS_TOLERANCE
-    drop_BV[..., 0] = False
-    return logits_BV.masked_fill(torch.zeros_like(drop_BV).scatter(-1, order_BV, drop_BV), -math.inf)
+    logits_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
+    # numpy's sort is vectorised: 49,152 numbers take it 0.3 ms where torch's takes 4, as long as a small model's step.
+    falling_BV = -torch.from_numpy(np.sort(-logits_BV.numpy(force=True), axis=-1)).to(logits_BV.device)
+    probs_BV = falling_BV.double().softmax(-1)
+    count_B1 = (probs_BV.cumsum(-1) - probs_BV < p - _MASS_TOLERANCE).sum(-1, keepdim=True).clamp_min(1)
+    least_B1 = falling_BV.gather(-1, count_B1 - 1)
+    stays_BV = logits_BV >= least_B1
+    if (stays_BV.sum(-1, keepdim=True) > count_B1).any():
+        # Of equally likely tokens at the boundary those of the lowest ids stay, so that not one too many does.
+        above_BV, equal_BV = logits_BV > least_B1, logits_BV == least_B1
+        stays_BV = above_BV | (equal_BV & (equal_BV.cumsum(-1) <= count_B1 - above_BV.sum(-1, keepdim=True)))
+    return torch.where(stays_BV, logits_BV, -math.inf)
 
 
 def keep_min_p(logits_BV: Tensor, p: float) -> Tensor:
@@ -155,6 +167,17 @@ def filtered(logits_BV: Tensor, sampling: Sampling) -> Tensor:
     """Steps 4 and 5: the logits that a draw is made from, forbidden tokens at -inf."""
     logits_BV = keep_top_k(scale(logits_BV, sampling.temperature), sampling.top_k)
     return keep_min_p(keep_top_p(logits_BV, sampling.top_p), sampling.min_p)
+
+
+def draw(probs_V: Tensor, generator: torch.Generator) -> int:
+    """One token, drawn by a single number: the first at which the sum of probabilities passes it.
+
+    They need not sum to 1. (`torch.multinomial` takes a random number for every token of the vocabulary.)
+    """
+    sums_V = probs_V.double().cumsum(-1)
+    drawn = torch.rand((), generator=generator, dtype=torch.float64) * sums_V[-1]
+    at = int(torch.searchsorted(sums_V, drawn, right=True))
+    return at if at < len(sums_V) else int(probs_V.nonzero()[-1])  # the product may round up to the last sum
 
 
 class Sampler:
@@ -175,12 +198,14 @@ class Sampler:
         self._seen_V[list(prompt_ids)] = True
         self._counts_V = torch.zeros(vocab_size)
 
-    def choose(self, logits_V: Tensor) -> int:
-        """The next token. Raises `SamplingError` where no token is left to choose."""
+    def choose(self, logits_V: Tensor, allowed_V: Tensor | None = None) -> int:
+        """The next token, one of those allowed. Raises `SamplingError` where no token is left to choose."""
         sampling = self.sampling
         # A model that overflows gives NaN; such tokens are no choice, and +inf is the largest number.
         logits_V = torch.nan_to_num(logits_V.float().cpu(), nan=-math.inf, posinf=torch.finfo().max, neginf=-math.inf)
         logits_V = logits_V + self._bias_V
+        if allowed_V is not None:
+            logits_V = logits_V.masked_fill(~allowed_V, -math.inf)
         if sampling.repetition_penalty != 1:
             logits_V = penalize_repetition(logits_V, self._seen_V, sampling.repetition_penalty)
         if sampling.frequency_penalty or sampling.presence_penalty:
@@ -188,12 +213,21 @@ class Sampler:
         best = int(logits_V.argmax())
         if logits_V[best] == -math.inf:
             raise SamplingError(
-                "no token can be chosen: logit_bias forbids them all, or the weights are damaged (every logit is NaN)"
+                "no token can be chosen: logit_bias forbids them all (or all that the grammar allows), "
+                "or the weights are damaged (every logit is NaN)"
             )
         token = best if sampling.greedy else self._draw(filtered(logits_V, sampling))
-        self._seen_V[token] = True
-        self._counts_V[token] += 1
+        self.record(token)
         return token
 
+    def record(self, token: int) -> None:
+        """Count a token of the answer, chosen here or forced by the grammar."""
+        self._seen_V[token] = True
+        self._counts_V[token] += 1
+
+    def forbids(self, token: int) -> bool:
+        """Whether `logit_bias` rules a token out."""
+        return float(self._bias_V[token]) == -math.inf
+
     def _draw(self, logits_V: Tensor) -> int:
-        return int(torch.multinomial(logits_V.softmax(-1), 1, generator=self._generator))
+        return draw(logits_V.softmax(-1), self._generator)

@@ -32,7 +32,7 @@ def test_paragraphs_and_lists(checked: Check) -> None:
     ]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     text=st.text(
         alphabet=st.one_of(st.sampled_from(" \n\r\t#-*|`=>.:_+12a\u2028\x0b\x0c"), st.characters(codec="utf-8")),
