@@ -32,6 +32,7 @@ for name, home, summary in (
     ("docs", "documents:docs", "List, remove, restore and check the documents of a folder's index."),
     ("chat", "generate:chat", "Talk to a local model."),
     ("generate", "generate:generate", "Continue a prompt with a local model."),
+    ("serve", "serve:serve", "Serve a model and a folder of documents over HTTP, with a web page."),
     ("pull", "models:pull", "Fetch models into the cache."),
     ("models", "models:models", "List the models in the cache."),
 ):

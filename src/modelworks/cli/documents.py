@@ -252,6 +252,14 @@ def doctor(folder: Path, /, *, repair: Flag = False, store: Store = None, as_jso
             )
 
 
+def check_folder(folder: Path) -> None:
+    """Raise DocumentError where there is no such folder."""
+    if not folder.expanduser().is_dir():
+        raise DocumentError(
+            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; name a folder of documents"
+        )
+
+
 def default_store(folder: Path) -> Path:
     """Where a folder's index is kept: in the cache, by the folder's own name and its whole path."""
     resolved = folder.expanduser().resolve()
@@ -266,10 +274,8 @@ def _collection(folder: Path, store: Path | None, *, existing: bool = False) -> 
     path = store or default_store(folder)
     if existing and not path.exists():
         raise ModelworksError(f"{folder} has no index yet; `modelworks index {folder}` makes one")
-    if not existing and not folder.expanduser().is_dir():
-        raise DocumentError(
-            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; name a folder of documents"
-        )
+    if not existing:
+        check_folder(folder)
     with Collection(path) as collection:
         yield collection
 

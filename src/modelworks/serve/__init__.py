@@ -1,0 +1,1 @@
+"""HTTP: OpenAI's API over the engine, questions to a folder of documents, and the web page."""

@@ -1,0 +1,234 @@
+"""A server in a thread, over a model that says what it is told to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import tokenizers
+import torch
+import uvicorn
+from numpy.typing import NDArray
+from tokenizers import decoders, models, pre_tokenizers
+
+from modelworks.engine.engine import Engine
+from modelworks.models.base import LanguageModel
+from modelworks.models.llama import LlamaConfig
+from modelworks.serve import server
+from modelworks.serve.app import create_app
+from modelworks.serve.service import Limits, Service
+from modelworks.text.bytelevel import BYTE_TO_CHAR
+from modelworks.text.tokenizer import Tokenizer
+
+CONTEXT = 4096
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+END, START = 256, 257
+
+
+def byte_tokenizer(template: str = CHATML) -> Tokenizer:
+    """A token for each byte, and two control tokens."""
+    backend = tokenizers.Tokenizer(models.BPE({char: byte for byte, char in BYTE_TO_CHAR.items()}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|im_end|>", "<|im_start|>"])
+    return Tokenizer(backend, eos_id=END, chat_template=template)
+
+
+class Echo(LanguageModel):
+    """Answers a user's last message with itself, byte for byte; says a text up to "|" again, else its end for ever.
+
+    So a test chooses the answer. `likelihood` is the logit of the byte that comes next, before others at 0; `pause` the
+    seconds that a step takes. It reads what was said back from its cache.
+    """
+
+    def __init__(self, template: str = CHATML) -> None:
+        super().__init__()
+        self.config = LlamaConfig.from_hf(
+            {
+                "model_type": "llama",
+                "vocab_size": 258,
+                "hidden_size": 2,
+                "intermediate_size": 2,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 1,
+                "max_position_embeddings": CONTEXT,
+                "eos_token_id": END,
+            }
+        )
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+        self.tokenizer = byte_tokenizer(template)
+        self.likelihood = 8.0
+        self.pause = 0.0
+        self.prompts: list[str] = []
+
+    @property
+    def context_length(self) -> int:
+        return CONTEXT
+
+    def forward(
+        self, input_ids_BT: torch.Tensor, *, cache: Any = None, last_only: bool = False, **_: Any
+    ) -> torch.Tensor:
+        time.sleep(self.pause)
+        T = input_ids_BT.shape[1]
+        held = cache.update(0, *(input_ids_BT[:, None, :, None].float(),) * 2)[0]
+        if last_only:
+            T = 1
+        logits_BTV = torch.zeros(len(held), T, 258)
+        for b, ids in enumerate(held[:, 0, :, 0].long().tolist()):
+            for t in range(T):
+                logits_BTV[b, t, self._next(ids[: len(ids) - T + t + 1])] = self.likelihood
+        return logits_BTV
+
+    def _next(self, ids: list[int]) -> int:
+        text = "".join({END: "<END>", START: "<START>"}.get(index, chr(index)) for index in ids)
+        if text.endswith("assistant\n"):
+            self.prompts.append(text.replace("<START>", "").replace("<END>", ""))
+        before, turn, said = text.rpartition("<START>assistant\n")
+        if turn:
+            asked = before.rpartition("<START>user\n")[2].removesuffix("<END>\n")
+        else:
+            asked, bar, said = text.partition("|")
+            if not bar:
+                return ids[-1]
+        return ord(asked[len(said)]) if len(said) < len(asked) else END
+
+
+class Letters:
+    """An embedder that counts letters; a token is a character."""
+
+    id = "letters@1"
+    dimension = 4
+    max_tokens = 128
+
+    def count_tokens(self, text: str) -> int:
+        return len(text)
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        counts_NC = np.array([[1 + text.count(letter) for letter in "aeio"] for text in texts], np.float32)
+        return counts_NC / np.linalg.norm(counts_NC, axis=1, keepdims=True)
+
+
+@dataclass
+class Served:
+    """A running server and ways to talk to it."""
+
+    service: Service
+    url: str
+    model: Echo
+    openai: openai.OpenAI
+    http: httpx.Client
+    server: uvicorn.Server
+    thread: threading.Thread
+
+    def stop(self) -> None:
+        """Ask for a graceful end."""
+        self.server.should_exit = True
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def stats(self) -> Any:
+        return self.service.engine.stats()
+
+    def say(self, text: str, **more: Any) -> Any:
+        """A chat request whose answer is `text`."""
+        more = {"temperature": 0} | more
+        return self.openai.chat.completions.create(model="echo", messages=[{"role": "user", "content": text}], **more)
+
+    def post(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        return self.http.post(path, **({"json": body} if body is not None else {}), **more)
+
+    def refused(self, path: str, body: Any, status: int = 400) -> dict[str, Any]:
+        """The error of a request that must be refused, in OpenAI's shape."""
+        response = self.post(path, body)
+        assert response.status_code == status, response.text
+        error = response.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        return error
+
+    def raw(self, body: bytes, *, headers: str = "", path: str = "/v1/chat/completions") -> socket.socket:
+        """A connection on which a request was sent and nothing is read yet."""
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{headers}"
+        sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        return sock
+
+    def wait_until(self, holds: Callable[[Any], bool], seconds: float) -> None:
+        """Until the engine's stats are as wanted; fails after `seconds`."""
+        end = time.monotonic() + seconds
+        while not holds(self.stats()):
+            assert time.monotonic() < end, self.stats()
+            time.sleep(0.01)
+
+
+@contextmanager
+def _running(
+    model: Echo | None = None, *, engine: dict[str, Any] | None = None, stop_seconds: int = 5, **more: Any
+) -> Iterator[Served]:
+    model = model or Echo()
+    settings = {"kv_bytes": 32 * 8 * 1024} | (engine or {})
+    service = Service(
+        engine=Engine(model, **settings),
+        **{"name": "echo", "embedder": Letters(), "embedder_name": "letters"} | more,
+    )
+    bound = server.bind("127.0.0.1", 0)
+    up = threading.Event()
+    running = server.make_server(create_app(service), shutdown_seconds=stop_seconds, on_start=up.set)
+    thread = threading.Thread(target=running.run, args=([bound],))
+    thread.start()
+    assert up.wait(30)
+    url = server.url(bound)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=(service.api_keys or ["none"])[0], max_retries=0)
+    with client, httpx.Client(base_url=url, timeout=30) as http:
+        served = Served(service, url, model, client, http, running, thread)
+        yield served
+    running.should_exit = True
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Served]:
+    """One server for tests that leave it as it was."""
+    with _running() as running:
+        yield running
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[..., Served]]:
+    """A server of one's own: `serving(limits=..., engine={...})`."""
+    with ExitStack() as stack:
+        yield lambda *model, **settings: stack.enter_context(_running(*model, **settings))
+
+
+@pytest.fixture
+def echo() -> Callable[..., Echo]:
+    return Echo
+
+
+@pytest.fixture
+def limits() -> Callable[..., Limits]:
+    return Limits
+
+
+@pytest.fixture
+def letters() -> Letters:
+    return Letters()
+
+
+@pytest.fixture
+def bytewise() -> Tokenizer:
+    return byte_tokenizer()
