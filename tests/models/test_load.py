@@ -16,6 +16,7 @@ import modelworks
 from modelworks.core.errors import ModelFileError
 from modelworks.models.base import LanguageModel
 from modelworks.models.bert import BertEncoder
+from modelworks.models.folder import FolderModel
 from modelworks.models.load import load
 
 
@@ -74,6 +75,16 @@ def test_a_second_copy_of_a_tied_head_must_be_equal(pair_of, tmp_path):
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(ModelFileError, match=r"tie_word_embeddings.*lm_head\.weight differs"):
         load(folder)
+
+
+def test_on_meta_shapes_are_checked_and_nothing_is_read(pair_of, monkeypatch):
+    folder = pair_of("llama").folder
+    monkeypatch.setattr(FolderModel, "read", lambda *_: pytest.fail("weights were read"))
+    model = load(folder, device="meta")
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == {
+        name: tuple(tensor.shape) for name, tensor in pair_of("llama").ours.state_dict().items()
+    }
 
 
 def test_a_multimodal_gemma_gives_its_language_model(make_hf, tmp_path, ids_BT):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from modelworks.cli.terminal import Flag, Json, check_text, print_json
 from modelworks.core.errors import ConfigError, ContextLengthError, ModelworksError
 
 if TYPE_CHECKING:
+    from modelworks.engine.engine import Engine
     from modelworks.engine.row import Piece
     from modelworks.engine.sample import Sampling
 
@@ -81,25 +82,23 @@ def generate(
     sampling = options.sampling()
     text = _read_input() if prompt == "-" else prompt
     check_text("prompt", text)
-    from modelworks.engine.generate import generate as run
-    from modelworks.models.base import LanguageModel
-    from modelworks.models.load import load
+    from modelworks.engine.engine import Engine
 
-    loaded = load(model, kind=LanguageModel)
-    pieces = run(loaded, [[{"role": "user", "content": text}]] if chat else [text], sampling)
-    if as_json:
-        whole = list(pieces)
-        print_json(
-            {
-                "text": "".join(piece.text for piece in whole),
-                "finish_reason": whole[-1].finish_reason,
-                "tokens": [index for piece in whole for index in piece.ids],
-                "logprobs": [value for piece in whole for value in piece.logprobs],
-            }
-        )
-        return
-    for _ in _printed(pieces):
-        pass
+    with Engine(model, max_running=1) as engine:
+        pieces = engine.submit([{"role": "user", "content": text}] if chat else text, sampling)
+        if as_json:
+            whole = list(pieces)
+            print_json(
+                {
+                    "text": "".join(piece.text for piece in whole),
+                    "finish_reason": whole[-1].finish_reason,
+                    "tokens": [index for piece in whole for index in piece.ids],
+                    "logprobs": [value for piece in whole for value in piece.logprobs],
+                }
+            )
+            return
+        for _ in _printed(pieces):
+            pass
     print()
 
 
@@ -120,13 +119,19 @@ def chat(
         What the model is told about itself first.
     """
     sampling = options.sampling()
-    from modelworks.engine.generate import generate as run
-    from modelworks.models.base import LanguageModel
-    from modelworks.models.load import load
+    from modelworks.engine.engine import Engine
 
-    loaded = load(model, kind=LanguageModel)
-    if loaded.tokenizer is None or loaded.tokenizer.chat_template is None:
-        raise ConfigError(f"{model} has no chat template, so it cannot chat; `modelworks generate` continues a text")
+    with Engine(model, max_running=1) as engine:
+        tokenizer = engine.model.tokenizer
+        if tokenizer is None or tokenizer.chat_template is None:
+            raise ConfigError(
+                f"{model} has no chat template, so it cannot chat; `modelworks generate` continues a text"
+            )
+        _talk(engine, system, sampling)
+
+
+def _talk(engine: Engine, system: str, sampling: Sampling) -> None:
+    """Read lines and answer them until /exit or the end of input."""
     start: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     messages = list(start)
     at_terminal = sys.stdin.isatty()
@@ -146,7 +151,7 @@ def chat(
         messages.append({"role": "user", "content": line})
         answer: list[str] = []
         try:
-            for piece in _printed(run(loaded, [messages], sampling)):
+            for piece in _printed(engine.submit(messages, sampling)):
                 answer.append(piece)  # as it comes: an answer that is stopped half-way stays in the conversation
         except KeyboardInterrupt:
             print(" [stopped]", end="")
@@ -158,7 +163,7 @@ def chat(
         messages.append({"role": "assistant", "content": "".join(answer)})
 
 
-def _printed(pieces: Iterator[Piece]) -> Iterator[str]:
+def _printed(pieces: Iterable[Piece]) -> Iterator[str]:
     for piece in pieces:
         print(piece.text, end="", flush=True)
         yield piece.text

