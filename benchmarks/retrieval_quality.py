@@ -31,6 +31,7 @@ from modelworks.core.paths import cache_dir
 from modelworks.retrieval import fuse
 from modelworks.retrieval.chunk import index_form
 from modelworks.retrieval.collection import Collection, Mode
+from modelworks.retrieval.database import SCHEMA_VERSION
 from modelworks.retrieval.document import Chunk, Document, Page
 from modelworks.retrieval.embed import EncoderEmbedder
 from modelworks.retrieval.store import FileState
@@ -122,7 +123,9 @@ class Remembering(EncoderEmbedder):
 def index(name: str, test: TestSet, embedder: Remembering) -> Collection:
     """The test set's documents as a collection, kept between runs."""
     content = hashlib.sha256(json.dumps(test.documents).encode()).hexdigest()[:12]
-    collection = Collection(cache_dir() / "benchmarks" / "retrieval-quality" / f"{name}-{content}", embedder)
+    collection = Collection(
+        cache_dir() / "benchmarks" / "retrieval-quality" / f"{name}-{content}-{SCHEMA_VERSION}", embedder
+    )
     if len(collection.documents()) < len(test.documents):
         for identity, title, text in test.documents:
             whole = f"{title}\n{text}" if title else text
