@@ -242,6 +242,23 @@ class Database:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    # The word index
+
+    def words_match(self) -> bool:
+        """Whether the word index is sound and says what the chunks say."""
+        try:
+            with self._transaction(moves=False) as connection:
+                # Rank 1: compare with the content table too (sqlite.org/fts5.html, "The 'integrity-check' Command").
+                connection.execute("INSERT INTO chunks_fts (chunks_fts, rank) VALUES ('integrity-check', 1)")
+        except DamagedError:
+            return False
+        return True
+
+    def rebuild_words(self) -> None:
+        """Make the word index anew from the chunks."""
+        with self._transaction() as connection:
+            connection.execute("INSERT INTO chunks_fts (chunks_fts) VALUES ('rebuild')")
+
 
 def _may_be_sqlite(path: Path) -> bool:
     """SQLite takes a file of less than its first page for a new database, and writes over it."""

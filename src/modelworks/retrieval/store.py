@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from modelworks.core.errors import StoreError
 from modelworks.retrieval import lexical
 from modelworks.retrieval.chunk import index_form
-from modelworks.retrieval.database import DamagedError, Database
+from modelworks.retrieval.database import Database
 from modelworks.retrieval.document import Chunk, Document, Page
 from modelworks.retrieval.embed import Embedder
 
@@ -454,21 +454,6 @@ class Store(Database):
         ).rowcount
 
     # Checking
-
-    def words_match(self) -> bool:
-        """Whether the word index is sound and says what the chunks say."""
-        try:
-            with self._transaction(moves=False) as connection:
-                # Rank 1: compare with the content table too (sqlite.org/fts5.html, "The 'integrity-check' Command").
-                connection.execute("INSERT INTO chunks_fts (chunks_fts, rank) VALUES ('integrity-check', 1)")
-        except DamagedError:
-            return False
-        return True
-
-    def rebuild_words(self) -> None:
-        """Make the word index anew from the chunks."""
-        with self._transaction() as connection:
-            connection.execute("INSERT INTO chunks_fts (chunks_fts) VALUES ('rebuild')")
 
     def drop_vectors(self, keys: Iterable[str]) -> None:
         """Delete some texts' vectors, to be made again."""
