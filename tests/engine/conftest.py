@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -65,6 +66,12 @@ def tiny_gpt2() -> GPT2:
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.4)
     return model
+
+
+@pytest.fixture(scope="session")
+def make_llama() -> Callable[..., Llama]:
+    """Makes small random models; keyword arguments change their config."""
+    return tiny_llama
 
 
 @pytest.fixture(scope="session")

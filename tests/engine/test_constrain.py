@@ -7,7 +7,7 @@ import json
 import math
 import random
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -73,24 +73,9 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def roomy(bytes_only: Tokenizer) -> Llama:
+def roomy(bytes_only: Tokenizer, make_llama: Callable[..., Llama]) -> Llama:
     """A small random model with room for whole answers."""
-    torch.manual_seed(0)
-    config = {
-        "model_type": "llama",
-        "vocab_size": 258,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "eos_token_id": None,
-    }
-    model = Llama(LlamaConfig.from_hf(config)).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.4)
+    model = make_llama(max_position_embeddings=512)
     model.tokenizer = bytes_only
     return model
 

@@ -93,6 +93,17 @@ class Tools:
 NO_TOOLS: Final = Tools(())
 
 
+def _function_of(fields: Fields, *, nested: bool) -> Fields:
+    """What names a function: an object of its own where `nested`, as in chat, or else the fields themselves."""
+    if not nested:
+        return fields
+    fields.need("function")
+    function = fields.object("function")
+    assert function is not None
+    fields.close()
+    return function
+
+
 def read_tools(fields: Fields, *, nested: bool) -> Tools:
     """`tools`, `tool_choice`, `parallel_tool_calls`; `nested`: a function stands in a field of that name, as in chat.
 
@@ -103,13 +114,7 @@ def read_tools(fields: Fields, *, nested: bool) -> Tools:
         tool = Fields(value, path)
         if tool.need("type") != "function":
             raise tool.wrong("type", "'function', the only kind of tool there is here", code="unsupported_parameter")
-        if nested:
-            tool.need("function")
-            function = tool.object("function")
-            assert function is not None
-            tool.close()
-        else:
-            function = tool
+        function = _function_of(tool, nested=nested)
         return _function(function)
 
     functions = tuple(fields.items("tools", read, most=MOST_TOOLS))
@@ -151,17 +156,11 @@ def _choice(fields: Fields, names: Sequence[str], *, nested: bool) -> str:
     named = Fields(value, fields.at("tool_choice"))
     if named.need("type") != "function":
         raise named.wrong("type", "'function'", code="unsupported_parameter")
-    if nested:
-        named.need("function")
-        inner = named.object("function")
-        assert inner is not None
-    else:
-        inner = named
-    name = inner.needed_text("name")
-    inner.close()
-    named.close()
+    function = _function_of(named, nested=nested)
+    name = function.needed_text("name")
+    function.close()
     if name not in names:
-        raise inner.wrong("name", "the name of one of the tools", code="invalid_value")
+        raise function.wrong("name", "the name of one of the tools", code="invalid_value")
     return name
 
 
