@@ -122,7 +122,7 @@ class Plan:
     @property
     def block_bytes(self) -> int:
         """What one block of the cache takes: fp16 keys and values of all layers."""
-        return self.layers * 2 * self.kv_heads * (-(-self.head_dim // 8) * 8) * BLOCK_SIZE * 2
+        return self.layers * 2 * self.kv_heads * (-(-self.head_dim // 16) * 16) * BLOCK_SIZE * 2
 
 
 class Program:

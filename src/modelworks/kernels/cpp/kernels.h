@@ -28,12 +28,14 @@ struct Matrix {
 };
 
 // Rows of activations as int8: x = scale * q, padded with zeros to groups. For each group its scale, the sum of its x,
-// and `start`: what integer sums start from so that 4-bit weights count from -8, as an instruction set likes it.
+// and what integer sums start from: `start` so that 4-bit weights count from -8, as an instruction set likes it, and
+// `start8`, for each half of the group, where 8-bit weights are taken as unsigned and so 128 too large.
 struct Activations {
     int8_t* q;
     float* scale;
     float* sum;
     int32_t* start;
+    int32_t* start8;
     int groups;
 
     const int8_t* row(int m) const { return q + int64_t(m) * groups * kGroup; }
@@ -45,6 +47,14 @@ struct Output {
     int64_t stride;
     const float* bias;
     bool add;
+};
+
+// A block of one key-value head: keys, fp16 [width][kBlock], and values, fp16 [kBlock][width], from `position` on; and
+// the block that will be asked for next, or null.
+struct CacheBlock {
+    const uint16_t *keys, *values;
+    int position;
+    const uint16_t *next_keys, *next_values;
 };
 
 // Queries of one sequence that share a key-value head, with the state of the online softmax.
@@ -72,10 +82,8 @@ struct Kernels {
     void (*linear)(const Matrix& matrix, int first, int last, const Activations& x, int count, const Output& out);
     // Turn pairs (i, i + D/2) of one head by cos and sin, D/2 each.
     void (*rotate)(const float* x, const float* cos, const float* sin, int half, float* y);
-    // One block of keys, fp16 [width][kBlock], and values, fp16 [kBlock][width], that starts at `position`.
-    // Rows see (last - window, last]; width is a multiple of 8.
-    void (*attend)(const uint16_t* keys, const uint16_t* values, int position, int window, int width,
-                   const QueryRows& rows);
+    // Rows see positions (last - window, last] of the block; width is a multiple of 16.
+    void (*attend)(const CacheBlock& block, int window, int width, const QueryRows& rows);
     void (*to_half)(const float* x, int n, uint16_t* y);
     float (*from_half)(uint16_t x);
 };
@@ -83,6 +91,8 @@ struct Kernels {
 extern const Kernels kPortable;
 #if defined(__x86_64__)
 extern const Kernels kAvx2, kAvxVnni, kAvx512Vnni;
+#elif defined(__aarch64__)
+extern const Kernels kNeon;
 #endif
 
 }  // namespace modelworks

@@ -9,6 +9,11 @@
 #include <string>
 #include <vector>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "program.h"
 
 namespace nb = nanobind;
@@ -31,6 +36,10 @@ std::vector<std::string> isas() {  // best first
         if (__builtin_cpu_supports("avxvnni")) found.push_back(kAvxVnni.name);
         found.push_back(kAvx2.name);
     }
+#elif defined(__aarch64__) && defined(__linux__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back(kNeon.name);
+#elif defined(__aarch64__)
+    found.push_back(kNeon.name);  // Apple's processors all have it
 #endif
     found.push_back(kPortable.name);
     return found;
@@ -42,6 +51,8 @@ const Kernels& kernels_of(const std::string& isa) {
 #if defined(__x86_64__)
         for (const Kernels* kernels : {&kAvx512Vnni, &kAvxVnni, &kAvx2})
             if (isa == kernels->name) return *kernels;
+#elif defined(__aarch64__)
+        if (isa == kNeon.name) return kNeon;
 #endif
         return kPortable;
     }
@@ -210,8 +221,8 @@ void linear(nb::object packed, Array<const float, 2> x, Array<float, 2> y, int t
     const int groups = matrix.groups();
     std::vector<int8_t> q(size_t(count) * groups * kGroup);
     std::vector<float> scale(size_t(count) * groups), sum(size_t(count) * groups);
-    std::vector<int32_t> start(size_t(count) * groups);
-    const Activations activations{q.data(), scale.data(), sum.data(), start.data(), groups};
+    std::vector<int32_t> start(size_t(count) * groups), start8(size_t(count) * groups * 2);
+    const Activations activations{q.data(), scale.data(), sum.data(), start.data(), start8.data(), groups};
     Pool& pool = Pool::of(positive(threads, "threads"));
     nb::gil_scoped_release release;
     std::lock_guard<std::mutex> guard(pool.busy);

@@ -1,5 +1,7 @@
 #include "program.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -28,11 +30,28 @@ void at_least(std::vector<T>& buffer, int64_t size) {
 
 }  // namespace
 
+Memory::Memory(int64_t bytes) {
+    constexpr int64_t large = 2 << 20;
+    size_ = bytes + large;
+    mapped_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped_ == MAP_FAILED) throw std::bad_alloc();
+    data_ = reinterpret_cast<void*>((reinterpret_cast<intptr_t>(mapped_) + large - 1) / large * large);
+#if defined(MADV_HUGEPAGE)
+    // Blocks of a sequence lie far apart: with small pages, finding each page's place took longer than reading it.
+    if (bytes >= 4 * large) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
+}
+
+Memory::~Memory() { munmap(mapped_, size_); }
+
 Program::Program(const Kernels& kernels, Pool& pool, std::vector<int> widths, CacheShape cache, int vocab)
-    : kernels(kernels), pool(pool), cache(cache), vocab(vocab), widths_(std::move(widths)) {
-    // calloc: the system gives memory when a block is first used, and what no token has written is finite.
-    cache_.reset(static_cast<uint16_t*>(calloc(cache.num_blocks, cache.block() * 2)));
-    if (!cache_) throw std::bad_alloc();
+    : kernels(kernels),
+      pool(pool),
+      cache(cache),
+      vocab(vocab),
+      widths_(std::move(widths)),
+      memory_(cache.block() * 2 * cache.num_blocks),
+      cache_(static_cast<uint16_t*>(memory_.data())) {
     buffers_.resize(widths_.size());
 }
 
@@ -48,7 +67,8 @@ Activations Program::quantized(int rows, int cols) {
     at_least(q_scale_, int64_t(rows) * groups);
     at_least(q_sum_, int64_t(rows) * groups);
     at_least(q_start_, int64_t(rows) * groups);
-    return {q_.data(), q_scale_.data(), q_sum_.data(), q_start_.data(), groups};
+    at_least(q_start8_, int64_t(rows) * groups * 2);
+    return {q_.data(), q_scale_.data(), q_sum_.data(), q_start_.data(), q_start8_.data(), groups};
 }
 
 void Program::check(const Batch& batch) const {
@@ -203,72 +223,126 @@ void Attend::append(Program& program, const Batch& batch, int n) const {
     }
 }
 
-// Tokens [first, first + count) of one sequence, and `members` heads from `group` on of a key-value head's.
-void Attend::attend(Program& program, const Batch& batch, int first, int count, int kv_head, int member,
-                    int members) const {
+int Attend::first_span(const Program& program, const Part& part) const {
+    return std::max(0, program.position[part.first] - window + 1) / kSpan;
+}
+
+int Attend::last_span(const Program& program, const Part& part) const {
+    return program.position[part.first + part.count - 1] / kSpan;
+}
+
+void Attend::attend(Program& program, const Batch& batch, const Part& part, int span, const Gathered& to) const {
     const CacheShape& shape = program.cache;
-    const int width = shape.width(), group = heads / shape.kv_heads, rows = count * members;
-    const int64_t offset = (int64_t(kv_head) * batch.tokens + first) * group + member;
+    const int width = shape.width(), group = heads / shape.kv_heads, rows = part.count * group;
+    const int64_t offset = (int64_t(part.kv_head) * batch.tokens + part.first) * group;
     const QueryRows queries{program.queries.data() + offset * width,
-                            program.last.data() + int64_t(first) * group + member,
-                            program.mixed.data() + offset * width,
-                            program.high.data() + offset,
-                            program.total.data() + offset,
+                            program.last.data() + int64_t(part.first) * group,
+                            to.out,
+                            to.max,
+                            to.sum,
                             rows};
-    std::fill_n(queries.out, int64_t(rows) * width, 0.0f);
-    std::fill_n(queries.max, rows, -INFINITY);
-    std::fill_n(queries.sum, rows, 0.0f);
-    const int32_t* table = batch.table_BM + int64_t(program.sequence[first]) * batch.blocks;
-    const int begin = std::max(0, program.position[first] - window + 1), end = program.position[first + count - 1];
+    std::fill_n(to.out, int64_t(rows) * width, 0.0f);
+    std::fill_n(to.max, rows, -INFINITY);
+    std::fill_n(to.sum, rows, 0.0f);
+    const int32_t* table = batch.table_BM + int64_t(program.sequence[part.first]) * batch.blocks;
+    const int begin = std::max(span * kSpan, program.position[part.first] - window + 1);
+    const int end = std::min(span * kSpan + kSpan - 1, program.position[part.first + part.count - 1]);
+    const int64_t head = int64_t(part.kv_head) * width * kBlock;
+    const int last = program.position[part.first + part.count - 1] / kBlock;
     for (int i = begin / kBlock; i <= end / kBlock; i++) {
-        const int64_t head = int64_t(kv_head) * width * kBlock;
-        program.kernels.attend(program.keys(table[i], layer) + head, program.values(table[i], layer) + head, i * kBlock,
-                               window, width, queries);
+        const uint16_t *keys = program.keys(table[i], layer) + head, *next = nullptr;
+        if (i < last) next = program.keys(table[i + 1], layer) + head;
+        const int64_t values = shape.half();
+        program.kernels.attend({keys, keys + values, i * kBlock, next, next ? next + values : nullptr}, window, width,
+                               queries);
     }
-    for (int r = 0; r < rows; r++) {
-        const int n = first + r / members, h = kv_head * group + member + r % members;
+}
+
+void Attend::finish(Program& program, const Part& part, const Gathered& from) const {
+    const CacheShape& shape = program.cache;
+    const int width = shape.width(), group = heads / shape.kv_heads;
+    for (int r = 0; r < part.count * group; r++) {
+        const int n = part.first + r / group, h = part.kv_head * group + r % group;
         float* out = program.row(target, n) + h * shape.head_dim;
-        const float* mixed = queries.out + int64_t(r) * width;
-        for (int d = 0; d < shape.head_dim; d++) out[d] = mixed[d] / queries.sum[r];
+        const float* mixed = from.out + int64_t(r) * width;
+        for (int d = 0; d < shape.head_dim; d++) out[d] = mixed[d] / from.sum[r];
     }
 }
 
 void Attend::run(Program& program, const Batch& batch) const {
     const CacheShape& shape = program.cache;
-    const int N = batch.tokens, group = heads / shape.kv_heads;
-    const int64_t rows = int64_t(N) * heads;
-    at_least(program.queries, rows * shape.width());
-    at_least(program.mixed, rows * shape.width());
-    at_least(program.high, rows);
-    at_least(program.total, rows);
+    const int N = batch.tokens, group = heads / shape.kv_heads, width = shape.width();
+    at_least(program.queries, int64_t(N) * heads * width);
     at_least(program.last, int64_t(N) * group);
     for (int i = 0; i < N * group; i++) program.last[i] = program.position[i / group];
     program.each_row(N, [&](int n) { append(program, batch, n); });
 
-    // Tokens of one sequence share the reading of its keys; with few tokens, heads are the work that can be shared out.
     constexpr int most = 16;
-    thread_local std::vector<std::pair<int, int>> spans;
-    auto& todo = spans;
-    todo.clear();
+    std::vector<Part> parts;
     for (int b = 0; b < batch.sequences; b++) {
         const int end = batch.starts_B1[b + 1];
-        for (int n = batch.starts_B1[b]; n < end; n += most) todo.emplace_back(n, std::min(most, end - n));
-    }
-    const bool split = program.pool.threads > 1 && N * shape.kv_heads < program.pool.threads;
-    const int per_span = split ? heads : shape.kv_heads;
-    if (split) {
-        todo.clear();
-        for (int n = 0; n < N; n++) todo.emplace_back(n, 1);
-    }
-    program.pool.run(int(todo.size()) * per_span, [&](int i) {
-        const auto [first, count] = todo[i / per_span];
-        const int part = i % per_span;
-        if (split) {
-            attend(program, batch, first, count, part / group, part % group, 1);
-        } else {
-            attend(program, batch, first, count, part, 0, group);
+        for (int n = batch.starts_B1[b]; n < end; n += most) {
+            for (int k = 0; k < shape.kv_heads; k++) parts.push_back({n, std::min(most, end - n), k});
         }
+    }
+    const auto floats = [&](int rows) { return int64_t(rows) * (width + 2); };
+    const auto gathered = [&](float* at, int rows) {
+        return Gathered{at, at + int64_t(rows) * width, at + int64_t(rows) * (width + 1)};
+    };
+    const auto join = [&](const Gathered& next, int rows, const Gathered& to) {
+        for (int r = 0; r < rows; r++) {
+            if (next.sum[r] == 0.0f) continue;  // it sees nothing of that span
+            const float high = std::max(to.max[r], next.max[r]);
+            const float keep = std::exp(to.max[r] - high), more = std::exp(next.max[r] - high);
+            to.max[r] = high;
+            to.sum[r] = to.sum[r] * keep + next.sum[r] * more;
+            float *out = to.out + int64_t(r) * width, *add = next.out + int64_t(r) * width;
+            for (int d = 0; d < width; d++) out[d] = out[d] * keep + add[d] * more;
+        }
+    };
+    if (int(parts.size()) >= 2 * program.pool.threads || program.pool.threads == 1) {
+        program.pool.run(int(parts.size()), [&](int i) {
+            const Part& part = parts[i];
+            const int rows = part.count * group;
+            float* memory = scratch(int(2 * floats(rows)));
+            const Gathered all = gathered(memory, rows), next = gathered(memory + floats(rows), rows);
+            const int first = first_span(program, part), last = last_span(program, part);
+            attend(program, batch, part, first, all);
+            for (int span = first + 1; span <= last; span++) {
+                attend(program, batch, part, span, next);
+                join(next, rows, all);
+            }
+            finish(program, part, all);
+        });
+        return;
+    }
+    struct Unit {
+        int part, span;
+        int64_t at;  // where its floats begin
+    };
+    std::vector<Unit> units;
+    std::vector<int> begins;  // each part's first unit
+    int64_t size = 0;
+    for (int i = 0; i < int(parts.size()); i++) {
+        begins.push_back(int(units.size()));
+        for (int span = first_span(program, parts[i]); span <= last_span(program, parts[i]); span++) {
+            units.push_back({i, span, size});
+            size += floats(parts[i].count * group);
+        }
+    }
+    begins.push_back(int(units.size()));
+    at_least(program.gathered, size);
+    const auto of = [&](const Unit& unit) {
+        return gathered(program.gathered.data() + unit.at, parts[unit.part].count * group);
+    };
+    program.pool.run(int(units.size()), [&](int i) {
+        attend(program, batch, parts[units[i].part], units[i].span, of(units[i]));
     });
+    for (int i = 0; i < int(parts.size()); i++) {
+        const Gathered all = of(units[begins[i]]);
+        for (int u = begins[i] + 1; u < begins[i + 1]; u++) join(of(units[u]), parts[i].count * group, all);
+        finish(program, parts[i], all);
+    }
 }
 
 void AddNorm::run(Program& program, const Batch& batch) const {

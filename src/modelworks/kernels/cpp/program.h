@@ -25,9 +25,23 @@ struct Rope {
 
 struct CacheShape {
     int layers, kv_heads, head_dim, num_blocks;
-    int width() const { return (head_dim + 7) / 8 * 8; }  // of a head, padded to whole vectors
+    int width() const { return (head_dim + 15) / 16 * 16; }  // of a head, padded to whole vectors
     int64_t half() const { return int64_t(kv_heads) * width() * kBlock; }  // fp16 values of a layer's keys or values
     int64_t block() const { return half() * 2 * layers; }
+};
+
+// Zeros that the system gives pages for when they are first used: large ones, where it has them.
+class Memory {
+  public:
+    explicit Memory(int64_t bytes);  // throws std::bad_alloc
+    ~Memory();
+    Memory(const Memory&) = delete;
+    Memory& operator=(const Memory&) = delete;
+    void* data() const { return data_; }
+
+  private:
+    void *mapped_, *data_;
+    int64_t size_;
 };
 
 class Program;
@@ -56,7 +70,7 @@ class Program {
     // What steps work with.
     int width(int buffer) const { return widths_[buffer]; }
     float* row(int buffer, int n) { return buffers_[buffer].data() + int64_t(n) * widths_[buffer]; }
-    uint16_t* keys(int block, int layer) { return cache_.get() + block * cache.block() + layer * 2 * cache.half(); }
+    uint16_t* keys(int block, int layer) { return cache_ + block * cache.block() + layer * 2 * cache.half(); }
     uint16_t* values(int block, int layer) { return keys(block, layer) + cache.half(); }
     const float* cos(int rope, int n) const { return angles_[rope].data() + int64_t(n) * 2 * half_width(rope); }
     const float* sin(int rope, int n) const { return cos(rope, n) + half_width(rope); }
@@ -77,24 +91,22 @@ class Program {
 
     // Of the batch at hand.
     std::vector<int> position, sequence;         // of each token
-    std::vector<float> queries, mixed, high, total;  // attention's rows and the state of their softmax
+    std::vector<float> queries, gathered;            // attention's rows, and what spans give for them
     std::vector<int> last;
 
   private:
     void check(const Batch& batch) const;
     int half_width(int rope) const { return int(ropes_[rope].frequency.size()); }
 
-    struct Free {
-        void operator()(void* p) const { free(p); }
-    };
     std::vector<int> widths_;
     std::vector<std::unique_ptr<Step>> steps_;
     std::vector<Rope> ropes_;
-    std::unique_ptr<uint16_t, Free> cache_;
+    Memory memory_;
+    uint16_t* const cache_;
     std::vector<std::vector<float>> buffers_, angles_;
     std::vector<int8_t> q_;
     std::vector<float> q_scale_, q_sum_;
-    std::vector<int32_t> q_start_;
+    std::vector<int32_t> q_start_, q_start8_;
 };
 
 // target = the rows of `table` at the tokens' ids, times `scale`.
@@ -124,15 +136,32 @@ struct Linear : Step {
 
 // source is q, k and v of a token side by side, heads x head_dim each: norm the heads of q and k if weights are given,
 // turn them, append k and v to the layer's cache, and attend to it.
+//
+// A row's keys are taken in spans that begin at multiples of kSpan, each with a softmax of its own, and the spans'
+// results are joined in order (Dao et al. 2023, "Flash-Decoding"). Spans are computed one after the other where there
+// are rows enough for all threads, and at the same time where there are not: to the same bits.
 struct Attend : Step {
+    static constexpr int kSpan = 4 * kBlock;
+
     int source, target, layer, heads, window, rope;
     float scale, eps;
     std::vector<float> q_norm, k_norm;  // empty: none
     void run(Program& program, const Batch& batch) const override;
 
   private:
+    // Some tokens of one sequence, with the queries of one key-value head: those share the reading of its keys.
+    struct Part {
+        int first, count, kv_head;
+    };
+    // What rows have gathered of the values so far, not yet divided by `sum`.
+    struct Gathered {
+        float *out, *max, *sum;
+    };
     void append(Program& program, const Batch& batch, int n) const;
-    void attend(Program& program, const Batch& batch, int first, int count, int kv_head, int group, int members) const;
+    int first_span(const Program& program, const Part& part) const;
+    int last_span(const Program& program, const Part& part) const;
+    void attend(Program& program, const Batch& batch, const Part& part, int span, const Gathered& to) const;
+    void finish(Program& program, const Part& part, const Gathered& from) const;
 };
 
 // target += norm(source)

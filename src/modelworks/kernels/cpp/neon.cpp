@@ -1,0 +1,3 @@
+#define MODELWORKS_ISA kNeon
+#define MODELWORKS_ISA_NAME "neon"
+#include "kernels.inc"
