@@ -33,21 +33,25 @@ void compare(const char* what, const std::vector<float>& found, const std::vecto
     std::printf("%s: differs by %g of %g\n", what, worst, most);
 }
 
-struct Rounded {
+struct Memory {
     std::vector<int8_t> q;
-    std::vector<float> scale, sum;
+    std::vector<float> scale;
     std::vector<int32_t> start, start8;
-    int groups;
-    Activations view() { return {q.data(), scale.data(), sum.data(), start.data(), start8.data(), groups}; }
+    explicit Memory(int groups) : q(groups * kGroup), scale(groups), start(groups), start8(2 * groups) {}
+    Rounded view() { return {q.data(), scale.data(), start.data(), start8.data()}; }
+    bool operator==(const Memory& other) const { return q == other.q && scale == other.scale; }
 };
 
-Rounded rounded(const Kernels& kernels, const std::vector<float>& x, int rows, int cols) {
-    const int groups = (cols + kGroup - 1) / kGroup, n = rows * groups;
-    Rounded r{std::vector<int8_t>(n * kGroup), std::vector<float>(n), std::vector<float>(n), std::vector<int32_t>(n),
-              std::vector<int32_t>(2 * n), groups};
-    for (int m = 0; m < rows; m++) kernels.quantize(x.data() + m * cols, cols, r.view(), m);
-    return r;
-}
+struct Rows {
+    int groups;
+    Memory rounded, rest;
+    std::vector<float> sum;
+    Rows(const Kernels& kernels, const std::vector<float>& x, int rows, int cols)
+        : groups((cols + kGroup - 1) / kGroup), rounded(rows * groups), rest(rows * groups), sum(rows * groups) {
+        for (int m = 0; m < rows; m++) kernels.quantize(x.data() + m * cols, cols, view(true), m);
+    }
+    Activations view(bool fine) { return {rounded.view(), fine ? rest.view() : Rounded{}, sum.data(), groups}; }
+};
 
 void linear(int bits, bool min, bool halves, int rows, int cols, int count) {
     Matrix matrix{nullptr, rows, cols, bits, min, halves};
@@ -59,18 +63,22 @@ void linear(int bits, bool min, bool halves, int rows, int cols, int count) {
         kPortable.to_half(scales.data(), header / 2, reinterpret_cast<uint16_t*>(data.data() + at));
     }
     matrix.data = data.data();
-    const std::vector<float> x = floats(count * cols);
-    Rounded mine = rounded(KERNELS, x, count, cols), theirs = rounded(kPortable, x, count, cols);
-    if (mine.q != theirs.q || mine.scale != theirs.scale || mine.sum != theirs.sum) {
+    std::vector<float> x = floats(count * cols);
+    for (int m = 0; m < count; m += 2) x[m * cols + 3] = 30.0f;  // dominates its group
+    Rows mine(KERNELS, x, count, cols), theirs(kPortable, x, count, cols);
+    if (!(mine.rounded == theirs.rounded) || !(mine.rest == theirs.rest) || mine.sum != theirs.sum) {
         failures++;
         std::printf("quantize %d x %d differs\n", count, cols);
     }
-    std::vector<float> bias = floats(rows), y = floats(count * rows), z = y;
-    KERNELS.linear(matrix, 0, matrix.tiles(), mine.view(), count, {y.data(), rows, bias.data(), true});
-    kPortable.linear(matrix, 0, matrix.tiles(), theirs.view(), count, {z.data(), rows, bias.data(), true});
-    char what[80];
-    std::snprintf(what, sizeof what, "linear %d bits min %d halves %d: %d x %d by %d", bits, min, halves, rows, cols, count);
-    compare(what, y, z, 1e-5f);
+    for (const bool fine : {false, true}) {
+        std::vector<float> bias = floats(rows), y = floats(count * rows), z = y;
+        KERNELS.linear(matrix, 0, matrix.tiles(), mine.view(fine), count, {y.data(), rows, bias.data(), true});
+        kPortable.linear(matrix, 0, matrix.tiles(), theirs.view(fine), count, {z.data(), rows, bias.data(), true});
+        char what[80];
+        std::snprintf(what, sizeof what, "linear %d bits min %d halves %d fine %d: %d x %d by %d", bits, min, halves, fine,
+                      rows, cols, count);
+        compare(what, y, z, 1e-5f);
+    }
 }
 
 void attend(int width, int rows, int window) {

@@ -19,6 +19,7 @@ from modelworks.kernels.linear import (
     pack,
     quantize,
     quantize_activations,
+    quantize_rest,
     unpack,
 )
 
@@ -43,9 +44,9 @@ def random_groups(layout: str, rows: int, cols: int, seed: int = 0) -> Groups:
     return Groups(bits, q, scales(2 * groups if halves else groups), scales(groups) if has_min else None)
 
 
-def native_linear(packed: Packed, x: np.ndarray, isa: str, threads: int = 1) -> np.ndarray:
+def native_linear(packed: Packed, x: np.ndarray, isa: str, threads: int = 1, *, fine: bool = False) -> np.ndarray:
     y = np.empty((len(x), packed.rows), np.float32)
-    EXTENSION.linear(packed, x, y, threads, isa)
+    EXTENSION.linear(packed, x, y, fine, threads, isa)
     return y
 
 
@@ -110,6 +111,47 @@ def test_native_equals_reference_over_odd_shapes(layout: str, isa: str) -> None:
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-6 * np.abs(wanted).max() * cols)
 
 
+def dominated(count: int, cols: int) -> np.ndarray:
+    """Random activations; in about half of the groups of 32, one is thirty times as large as the others."""
+    random = np.random.default_rng(7)
+    x = random.normal(size=(count, cols)).astype(np.float32)
+    for row in x:
+        for start in range(0, cols, 32):
+            if random.random() < 0.5:
+                row[random.integers(start, min(start + 32, cols))] = 30 * random.choice([-1, 1])
+    return x
+
+
+def test_the_rest_of_dominated_groups_gives_their_other_columns_back() -> None:
+    x = dominated(20, 96)
+    q, scale = quantize_activations(x)
+    rest_q, rest_scale = quantize_rest(x, q, scale)
+    groups = x.reshape(20, 3, 32)
+    assert (rest_scale > 0).tolist() == (np.abs(groups).max(axis=2) == 30).tolist()
+    assert not rest_q[rest_scale == 0].any()
+    once = np.abs(q * scale[:, :, None] - groups)
+    twice = np.abs(q * scale[:, :, None] + rest_q * rest_scale[:, :, None] - groups)
+    kept = rest_scale > 0
+    assert once[kept].max() > 0.1  # a level is 30 / 127
+    assert twice[kept].max() <= 30 / 127 / 254 / 2 * 1.01
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_rest_is_added_where_it_is_asked_for(layout: str, isa: str) -> None:
+    for rows, cols, count in ((17, 33, 3), (50, 96, 7), (64, 70, 13)):
+        packed, x = pack(random_groups(layout, rows, cols, rows)), dominated(count, cols)
+        exact = x.astype(np.float64) @ dequantize(packed).astype(np.float64).T
+        wanted = linear_reference(packed, x, fine=True)
+        found = native_linear(packed, x, isa, fine=True)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-6 * np.abs(wanted).max() * cols)
+        coarse = native_linear(packed, x, isa)
+        assert np.square(found - exact).mean() < 0.1 * np.square(coarse - exact).mean()
+        alone = np.concatenate([native_linear(packed, row[None], isa, fine=True) for row in x])
+        np.testing.assert_array_equal(found, alone)
+
+
 @needs_native
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -143,13 +185,13 @@ def test_wrong_sizes_are_refused() -> None:
     packed = pack(random_groups("8", 16, 32))
     x, y = np.zeros((1, 32), np.float32), np.empty((1, 16), np.float32)
     with pytest.raises(ValueError, match="cols"):
-        EXTENSION.linear(packed, x[:, :31].copy(), y, 1, "portable")
+        EXTENSION.linear(packed, x[:, :31].copy(), y, False, 1, "portable")
     with pytest.raises(ValueError, match="size"):
-        EXTENSION.linear(dataclasses.replace(packed, rows=32), x, y, 1, "portable")
+        EXTENSION.linear(dataclasses.replace(packed, rows=32), x, y, False, 1, "portable")
     with pytest.raises(ValueError, match="layout"):
-        EXTENSION.linear(dataclasses.replace(packed, bits=5), x, y, 1, "portable")
+        EXTENSION.linear(dataclasses.replace(packed, bits=5), x, y, False, 1, "portable")
     with pytest.raises(ValueError, match="does not run"):
-        EXTENSION.linear(packed, x, y, 1, "sse5")
+        EXTENSION.linear(packed, x, y, False, 1, "sse5")
 
 
 def test_without_the_extension_the_reference_serves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,13 +182,35 @@ def quantize_activations(x_MC: Floats) -> tuple[Int8s, Floats]:
     return np.rint(x * inverse[:, :, None]).astype(np.int8), peak / np.float32(127)
 
 
-def linear_reference(packed: Packed, x_MC: Floats) -> Floats:
-    """x_MC times the matrix's transpose, y_MR, with the kernel's arithmetic."""
+DOMINANT = 4.5
+
+
+def quantize_rest(x_MC: Floats, x_q: Int8s, x_scale: Floats) -> tuple[Int8s, Floats]:
+    """What `quantize_activations` took off, for groups that one column dominates; zeros for the others.
+
+    A group's levels follow its greatest magnitude. Where that is above `DOMINANT` roots of the mean square, the other
+    31 columns keep few digits: in SmolLM2's attention, perplexity grew by 0.4% for it.
+    """
+    x = _grouped(x_MC)
+    dominated = np.abs(x).max(axis=2) ** 2 > DOMINANT**2 * np.square(x).mean(axis=2)
+    scale = np.where(dominated, x_scale / np.float32(254), np.float32(0))
+    rest = x - x_q * x_scale[:, :, None]
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+    return np.rint(rest * inverse[:, :, None]).astype(np.int8), scale
+
+
+def linear_reference(packed: Packed, x_MC: Floats, *, fine: bool = False) -> Floats:
+    """x_MC times the matrix's transpose, y_MR, with the kernel's arithmetic; `fine` adds `quantize_rest`'s part."""
+    x_q, x_scale = quantize_activations(x_MC)
+    y_MR = _product(packed, x_q, x_scale)
+    return y_MR + _product(packed, *quantize_rest(x_MC, x_q, x_scale)) if fine else y_MR
+
+
+def _product(packed: Packed, x_q: Int8s, x_scale: Floats) -> Floats:
     groups = unpack(packed)
     R, C = packed.rows, packed.cols
     G = group_count(C)
     q = np.pad(groups.q_RC, ((0, 0), (0, G * GROUP - C))).reshape(R, G, GROUP).astype(np.int32)
-    x_q, x_scale = quantize_activations(x_MC)
     halves = groups.scale.shape[1] // G
     dot = np.einsum(
         "rghc,mghc->mrgh", q.reshape(R, G, halves, -1), x_q.astype(np.int32).reshape(len(x_q), G, halves, -1)
@@ -199,11 +221,11 @@ def linear_reference(packed: Packed, x_MC: Floats) -> Floats:
     return y.sum(axis=2, dtype=np.float32)
 
 
-def linear(packed: Packed, x_MC: Floats) -> Floats:
+def linear(packed: Packed, x_MC: Floats, *, fine: bool = False) -> Floats:
     """The same by the native kernel, or by the reference where there is none."""
     extension = native()
     if extension is None:
-        return linear_reference(packed, x_MC)
+        return linear_reference(packed, x_MC, fine=fine)
     y_MR = np.empty((len(x_MC), packed.rows), np.float32)
-    extension.linear(packed, np.ascontiguousarray(x_MC, np.float32), y_MR, threads(), isa())
+    extension.linear(packed, np.ascontiguousarray(x_MC, np.float32), y_MR, fine, threads(), isa())
     return y_MR

@@ -47,7 +47,8 @@ class Linear:
     """target = parts * f(source) + bias, or that added to what the target holds.
 
     The parts are matrices on top of each other, packed alike or not. `before`, f, is nothing, a norm, or the name of
-    an activation (`GATES`): act(left half) * right half. The target `LOGITS` is for wanted tokens alone.
+    an activation (`GATES`): act(left half) * right half. The target `LOGITS` is for wanted tokens alone. `fine` keeps
+    what rounding takes off the activations where one of them dominates (see `linear.quantize_rest`).
     """
 
     source: int
@@ -56,6 +57,7 @@ class Linear:
     bias: Floats | None = None
     add: bool = False
     before: Norm | str | None = None
+    fine: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,6 +195,7 @@ class Program:
                     list(step.parts),
                     step.bias,
                     step.add,
+                    step.fine,
                     0 if before is None else 1 if norm else 2,
                     norm.weight if norm else None,
                     norm.eps if norm else 0.0,

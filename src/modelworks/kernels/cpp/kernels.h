@@ -27,18 +27,21 @@ struct Matrix {
     const uint8_t* tile(int index) const { return data + int64_t(index) * groups() * group_bytes(); }
 };
 
-// Rows of activations as int8: x = scale * q, padded with zeros to groups. For each group its scale, the sum of its x,
-// and what integer sums start from: `start` so that 4-bit weights count from -8, as an instruction set likes it, and
-// `start8`, for each half of the group, where 8-bit weights are taken as unsigned and so 128 too large.
-struct Activations {
+// Rows of activations as int8: x = scale * q, padded with zeros to groups. For each group its scale and what integer
+// sums start from: `start` so that 4-bit weights count from -8, as an instruction set likes it, and `start8`, for each
+// half of the group, where 8-bit weights are taken as unsigned and so 128 too large.
+struct Rounded {
     int8_t* q;
     float* scale;
-    float* sum;
-    int32_t* start;
-    int32_t* start8;
-    int groups;
+    int32_t *start, *start8;
+};
 
-    const int8_t* row(int m) const { return q + int64_t(m) * groups * kGroup; }
+// Activations, and the sum of each group's x. Where `rest` is not null it holds what rounding took off the groups that
+// one column dominates; their other columns would lose most of their digits. Its scale is 0 for the other groups.
+struct Activations {
+    Rounded rounded, rest;
+    float* sum;
+    int groups;
 };
 
 // Where a tile's results go: y[m * stride + row], with a bias added if there is one, on top of what is there if `add`.

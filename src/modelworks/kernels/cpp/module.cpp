@@ -116,8 +116,8 @@ class Bound {
         keep(table, std::move(step));
     }
 
-    void linear(int source, int target, nb::list parts, nb::object bias, bool add, int before, nb::object weight,
-                float eps, int gate) {
+    void linear(int source, int target, nb::list parts, nb::object bias, bool add, bool fine, int before,
+                nb::object weight, float eps, int gate) {
         auto step = std::make_unique<Linear>();
         step->source = source;
         step->target = target;
@@ -131,6 +131,7 @@ class Bound {
         const int cols = step->parts[0].cols;
         step->bias = floats(bias, rows);
         step->add = add;
+        step->fine = fine;
         step->before = Linear::Before(before);
         step->weight = floats(weight, cols);
         step->eps = eps;
@@ -212,17 +213,15 @@ class Bound {
 };
 
 // y_MR = x_MK * matrix', the way the steps do it.
-void linear(nb::object packed, Array<const float, 2> x, Array<float, 2> y, int threads, const std::string& isa) {
+void linear(nb::object packed, Array<const float, 2> x, Array<float, 2> y, bool fine, int threads,
+            const std::string& isa) {
     const Kernels& kernels = kernels_of(isa);
     const Matrix matrix = matrix_of(packed);
     const int count = int(x.shape(0));
     if (int(x.shape(1)) != matrix.cols || y.shape(0) != x.shape(0) || int(y.shape(1)) != matrix.rows)
         throw std::invalid_argument("x must be (M, cols) and y (M, rows)");
-    const int groups = matrix.groups();
-    std::vector<int8_t> q(size_t(count) * groups * kGroup);
-    std::vector<float> scale(size_t(count) * groups), sum(size_t(count) * groups);
-    std::vector<int32_t> start(size_t(count) * groups), start8(size_t(count) * groups * 2);
-    const Activations activations{q.data(), scale.data(), sum.data(), start.data(), start8.data(), groups};
+    RoundedRows rows;
+    const Activations activations = rows.of(count, matrix.cols, fine);
     Pool& pool = Pool::of(positive(threads, "threads"));
     nb::gil_scoped_release release;
     std::lock_guard<std::mutex> guard(pool.busy);
@@ -237,14 +236,14 @@ NB_MODULE(_native, m) {
     using modelworks::Bound;
     m.attr("block_size") = modelworks::kBlock;
     m.def("isas", &modelworks::isas);
-    m.def("linear", &modelworks::linear, "packed"_a, "x"_a, "y"_a, "threads"_a, "isa"_a);
+    m.def("linear", &modelworks::linear, "packed"_a, "x"_a, "y"_a, "fine"_a, "threads"_a, "isa"_a);
     nb::class_<Bound>(m, "Program")
         .def(nb::init<std::vector<int>, int, int, int, int, int, int, const std::string&>(), "widths"_a, "layers"_a,
              "kv_heads"_a, "head_dim"_a, "num_blocks"_a, "vocab"_a, "threads"_a, "isa"_a)
         .def("rope", &Bound::rope, "frequencies"_a, "factor"_a)
         .def("embed", &Bound::embed, "target"_a, "table"_a, "scale"_a)
-        .def("linear", &Bound::linear, "source"_a, "target"_a, "parts"_a, "bias"_a.none(), "add"_a, "before"_a,
-             "weight"_a.none(), "eps"_a, "gate"_a)
+        .def("linear", &Bound::linear, "source"_a, "target"_a, "parts"_a, "bias"_a.none(), "add"_a, "fine"_a,
+             "before"_a, "weight"_a.none(), "eps"_a, "gate"_a)
         .def("attend", &Bound::attend, "source"_a, "target"_a, "layer"_a, "heads"_a, "scale"_a, "window"_a, "rope"_a,
              "q_norm"_a.none(), "k_norm"_a.none(), "eps"_a)
         .def("add_norm", &Bound::add_norm, "source"_a, "target"_a, "weight"_a, "eps"_a)

@@ -61,15 +61,22 @@ int Program::add_rope(Rope rope) {
     return int(ropes_.size()) - 1;
 }
 
-Activations Program::quantized(int rows, int cols) {
-    const int groups = (cols + kGroup - 1) / kGroup;
-    at_least(q_, int64_t(rows) * groups * kGroup);
-    at_least(q_scale_, int64_t(rows) * groups);
-    at_least(q_sum_, int64_t(rows) * groups);
-    at_least(q_start_, int64_t(rows) * groups);
-    at_least(q_start8_, int64_t(rows) * groups * 2);
-    return {q_.data(), q_scale_.data(), q_sum_.data(), q_start_.data(), q_start8_.data(), groups};
+Rounded RoundedRows::Part::of(int64_t groups) {
+    at_least(q, groups * kGroup);
+    at_least(scale, groups);
+    at_least(start, groups);
+    at_least(start8, groups * 2);
+    return {q.data(), scale.data(), start.data(), start8.data()};
 }
+
+Activations RoundedRows::of(int rows, int cols, bool fine) {
+    const int groups = (cols + kGroup - 1) / kGroup;
+    const int64_t all = int64_t(rows) * groups;
+    at_least(sum_, all);
+    return {rounded_.of(all), fine ? rest_.of(all) : Rounded{}, sum_.data(), groups};
+}
+
+Activations Program::quantized(int rows, int cols, bool fine) { return rounded_.of(rows, cols, fine); }
 
 void Program::check(const Batch& batch) const {
     if (batch.starts_B1[0] != 0 || batch.starts_B1[batch.sequences] != batch.tokens)
@@ -149,7 +156,7 @@ void Linear::run(Program& program, const Batch& batch) const {
     const bool logits = target == kLogits;
     const int rows = logits ? batch.wanted : batch.tokens, cols = parts[0].cols;
     if (rows == 0) return;
-    const Activations x = program.quantized(rows, cols);
+    const Activations x = program.quantized(rows, cols, fine);
     program.each_row(rows, [&](int n) {
         const float* from = program.row(source, logits ? batch.wanted_R[n] : n);
         if (before != Before::nothing) {

@@ -44,6 +44,22 @@ class Memory {
     int64_t size_;
 };
 
+// Memory for rows of activations, which only grows.
+class RoundedRows {
+  public:
+    Activations of(int rows, int cols, bool fine);
+
+  private:
+    struct Part {
+        std::vector<int8_t> q;
+        std::vector<float> scale;
+        std::vector<int32_t> start, start8;
+        Rounded of(int64_t groups);
+    };
+    Part rounded_, rest_;
+    std::vector<float> sum_;
+};
+
 class Program;
 
 struct Step {
@@ -74,7 +90,7 @@ class Program {
     uint16_t* values(int block, int layer) { return keys(block, layer) + cache.half(); }
     const float* cos(int rope, int n) const { return angles_[rope].data() + int64_t(n) * 2 * half_width(rope); }
     const float* sin(int rope, int n) const { return cos(rope, n) + half_width(rope); }
-    Activations quantized(int rows, int cols);
+    Activations quantized(int rows, int cols, bool fine);
 
     // Call body(n) for rows, in parallel where there is enough to do.
     template <class Body>
@@ -104,9 +120,7 @@ class Program {
     Memory memory_;
     uint16_t* const cache_;
     std::vector<std::vector<float>> buffers_, angles_;
-    std::vector<int8_t> q_;
-    std::vector<float> q_scale_, q_sum_;
-    std::vector<int32_t> q_start_, q_start8_;
+    RoundedRows rounded_;
 };
 
 // target = the rows of `table` at the tokens' ids, times `scale`.
@@ -126,7 +140,7 @@ struct Linear : Step {
     int source, target;
     std::vector<Matrix> parts;
     std::vector<float> bias;  // empty: none
-    bool add;
+    bool add, fine;  // fine: activations keep their rest
     Before before;
     std::vector<float> weight;
     float eps;
