@@ -47,9 +47,10 @@ struct Rows {
     Memory rounded, rest;
     std::vector<float> sum;
     Rows(const Kernels& kernels, const std::vector<float>& x, int rows, int cols)
-        : groups((cols + kGroup - 1) / kGroup), rounded(rows * groups), rest(rows * groups), sum(rows * groups) {
+        : groups((cols + kGroup - 1) / kGroup), rounded(size(rows)), rest(size(rows)), sum(size(rows)) {
         for (int m = 0; m < rows; m++) kernels.quantize(x.data() + m * cols, cols, view(true), m);
     }
+    int size(int rows) const { return (rows + kStack - 1) / kStack * kStack * groups; }  // whole stacks
     Activations view(bool fine) { return {rounded.view(), fine ? rest.view() : Rounded{}, sum.data(), groups}; }
 };
 

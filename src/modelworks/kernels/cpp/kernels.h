@@ -8,6 +8,7 @@ namespace modelworks {
 constexpr int kTile = 16;   // rows that are interleaved, so that one vector holds the same columns of 8 of them
 constexpr int kGroup = 32;  // columns that share a scale, in weights and activations
 constexpr int kBlock = 32;  // tokens in a block of the key-value cache
+constexpr int kStack = 8;   // rows of activations that lie together, group by group
 
 // How a packed matrix holds a group of one tile's rows:
 //   16 fp16 scales, 16 fp16 minima (with `min`) or the second half's scales (with `halves`), then the weights:
@@ -42,6 +43,9 @@ struct Activations {
     Rounded rounded, rest;
     float* sum;
     int groups;
+
+    // Where group g of row m is. A kernel that takes some rows of a stack together finds them at fixed distances.
+    int64_t at(int m, int g) const { return (int64_t(m / kStack) * groups + g) * kStack + m % kStack; }
 };
 
 // Where a tile's results go: y[m * stride + row], with a bias added if there is one, on top of what is there if `add`.

@@ -71,7 +71,7 @@ Rounded RoundedRows::Part::of(int64_t groups) {
 
 Activations RoundedRows::of(int rows, int cols, bool fine) {
     const int groups = (cols + kGroup - 1) / kGroup;
-    const int64_t all = int64_t(rows) * groups;
+    const int64_t all = int64_t((rows + kStack - 1) / kStack) * kStack * groups;
     at_least(sum_, all);
     return {rounded_.of(all), fine ? rest_.of(all) : Rounded{}, sum_.data(), groups};
 }
@@ -179,8 +179,9 @@ void multiply(const Kernels& kernels, Pool& pool, const std::vector<Matrix>& par
               const Output& out) {
     int tiles = 0;
     for (const Matrix& part : parts) tiles += part.tiles();
-    // A few chunks a thread, so that one which is slowed down leaves its share to the others.
-    const int chunks = std::min(tiles, 8 * pool.threads);
+    // A few chunks a thread, so that one which is slowed down leaves its share to the others; with many rows, a tile is
+    // work enough to share out by itself, and threads end a region at about the same time.
+    const int chunks = std::min(tiles, (rows < 32 ? 8 : 64) * pool.threads);
     pool.run(chunks, [&](int chunk) {
         int first = int(int64_t(tiles) * chunk / chunks), last = int(int64_t(tiles) * (chunk + 1) / chunks), row = 0;
         for (const Matrix& part : parts) {
