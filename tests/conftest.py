@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import settings
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -12,3 +17,39 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 settings.register_profile("steps", deadline=None)
 settings.load_profile("steps")
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def write_adapter(
+    folder: Path,
+    model: Any,
+    *,
+    seed: int = 0,
+    rank: int = 4,
+    targets: Sequence[str] = LINEARS,
+    strength: float = 1.0,
+    **config: Any,
+) -> Path:
+    """A random LoRA adapter of one of our models in PEFT's layout, both halves of which matter."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, module in model.named_modules():
+        if name.endswith(tuple(f".{target}" for target in targets)):
+            rows, cols = module.weight.shape
+            a_rC = torch.randn(rank, cols, generator=generator) / cols**0.5
+            b_Rr = torch.randn(rows, rank, generator=generator) * strength / rank**0.5
+            tensors |= {f"base_model.model.{name}.lora_{half}.weight": x for half, x in (("A", a_rC), ("B", b_Rr))}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    stated = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": list(targets)} | config
+    (folder / "adapter_config.json").write_text(json.dumps(stated))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def save_adapter() -> Callable[..., Path]:
+    return write_adapter

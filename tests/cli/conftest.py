@@ -15,6 +15,7 @@ from modelworks.cli import main
 from modelworks.core.errors import DownloadError
 from modelworks.core.log import console
 from modelworks.models.fetch import pull
+from modelworks.models.load import load
 
 KETTLE = """# The Blue Kettle
 
@@ -97,6 +98,14 @@ def starters() -> None:
         pull("starter")
     except DownloadError as error:
         pytest.skip(f"the starter models are not here: {error}")
+
+
+@pytest.fixture(scope="session")
+def starter_adapter(
+    starters: None, save_adapter: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A random adapter of the starter, strong enough that its answers are others."""
+    return save_adapter(tmp_path_factory.mktemp("adapter"), load("starter", device="meta"), strength=3.0)
 
 
 @pytest.fixture

@@ -141,3 +141,14 @@ def test_chat_goes_on_after_what_is_no_question(run, starters: None, monkeypatch
 def test_chat_needs_a_chat_model(run, starters: None) -> None:
     run("chat", "starter-embedder").assert_one_line_error("BertEncoder")
     run("generate", "x", "--model", "starter-embedder").assert_one_line_error("BertEncoder")
+
+
+def test_an_adapter_changes_the_answer(run, spawn, starter_adapter: Path, tmp_path: Path) -> None:
+    plain = run("generate", *FRANCE).out
+    adapted = run("generate", *FRANCE, "--adapter", starter_adapter)
+    assert (adapted.status, adapted.err) == (0, "")
+    assert adapted.out != plain
+    talk = spawn("chat", "--adapter", starter_adapter, "--max-tokens", "4", stdin=b"Hello\n")
+    assert (talk.status, talk.err) == (0, "")
+    assert talk.out != spawn("chat", "--max-tokens", "4", stdin=b"Hello\n").out
+    run("generate", "x", "--adapter", tmp_path / "none").assert_one_line_error("none", "no such file or folder")

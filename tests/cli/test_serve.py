@@ -70,6 +70,30 @@ def test_it_serves_and_stops(started, starters: None, handbook: Path, tmp_path: 
     assert process.stderr.read() == ""
 
 
+def test_adapters_are_served_by_their_names(started, starter_adapter: Path) -> None:
+    _, url = started("--adapters", f"pirate={starter_adapter}", "--adapters", f"poet={starter_adapter}")
+    listed = [model["id"] for model in get(f"{url}/v1/models")[1]["data"]]
+    assert listed == ["starter", "pirate", "poet", "starter-embedder"]
+    body = {"prompt": "The capital of France is", "temperature": 0, "max_tokens": 4}
+    texts = [get(f"{url}/v1/completions", body=body | {"model": name})[1]["choices"][0]["text"] for name in listed[:3]]
+    assert texts[0] != texts[1] == texts[2]
+    assert get(f"{url}/v1/completions", body=body | {"model": "bard"})[0] == 404
+
+
+def test_adapters_that_cannot_be_served(run, starter_adapter: Path, tmp_path: Path) -> None:
+    for given, parts in (
+        (["pirate"], ("'pirate'", "NAME=PATH")),
+        (["=x"], ("'=x'", "NAME=PATH")),
+        (["a="], ("'a='", "NAME=PATH")),
+        (["a=x", "a=y"], ("'a' is given twice",)),
+        ([f"starter={starter_adapter}"], ("'starter' is what a model is called",)),
+        ([f"starter-embedder={starter_adapter}"], ("'starter-embedder' is what a model is called",)),
+        ([f"a={tmp_path / 'none'}"], ("none", "no such file or folder")),
+    ):
+        options = [part for each in given for part in ("--adapters", each)]
+        run("serve", "--port", "0", *options).assert_one_line_error(*parts)
+
+
 def test_beyond_this_machine_it_takes_a_key(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MODELWORKS_API_KEY", raising=False)
     run("serve", "--host", "0.0.0.0", "--port", "0").assert_one_line_error("API key", "--api-key")

@@ -47,6 +47,20 @@ class Memory:
         return found
 
 
+def test_another_salt_shares_nothing() -> None:
+    """What one adapter computed is not what another, or the model alone, would have."""
+    memory, tokens = Memory(8), list(range(2 * SIZE))
+    for salt in (b"", b"one", b"two"):
+        pages = Pages(memory.pool, salt)
+        assert pages.match(tokens) == 0
+        memory.compute(pages, tokens, len(tokens))
+        pages.release()
+    for salt in (b"", b"one", b"two"):
+        pages = Pages(memory.pool, salt)
+        assert pages.match(tokens) == 2 * SIZE - 1
+        pages.release()
+
+
 @pytest.mark.parametrize("length", [2 * SIZE - 1, 2 * SIZE, 2 * SIZE + 1])
 def test_the_same_prompt_twice(length: int) -> None:
     """efficient.md 6; vllm#11186: at a block's end and one off, the second is right and leaves the entry as it was."""

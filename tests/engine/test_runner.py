@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelworks.adapt.lora import Applied, read
 from modelworks.core.errors import ConfigError
 from modelworks.engine.runner import TorchRunner, open_model
 from modelworks.models.base import LanguageModel
@@ -83,6 +85,26 @@ def test_a_copied_block_is_as_good_as_the_first(bare: LanguageModel) -> None:
     expected = run(runner, [5], 4, [0, 1], [0])
     run(runner, [9, 9, 9, 9], 0, [0], [])  # the copy is one's own
     assert np.array_equal(run(runner, [5], 4, [3, 2], [0]), expected)
+
+
+def test_adapters_of_a_torch_model(bare: LanguageModel, save_adapter: Callable[..., Path], tmp_path: Path) -> None:
+    """Each sequence by its own; the module is as it was."""
+    adapters = [read(save_adapter(tmp_path / str(seed), bare, seed=seed), bare).matrices() for seed in range(2)]
+    runner = TorchRunner(bare, kv_bytes=1 << 16, block_size=BLOCK)
+    before = run(runner, [5, 6, 7], 0, [0], [0, 1, 2])
+    numbers = [runner.add_adapter(matrices) for matrices in adapters]
+    table = np.array([[0], [1], [2], [3]], np.int32)
+    chosen = int32(numbers[0], -1, numbers[1], numbers[0])
+    ids, starts = int32(*[5, 6, 7] * 4), int32(0, 3, 6, 9, 12)
+    logits = runner.step(ids, starts, int32(0, 0, 0, 0), table, int32(*range(12)), chosen).reshape(4, 3, -1)
+    for at, matrices in ((0, adapters[0]), (2, adapters[1])):
+        with Applied(bare, matrices):
+            np.testing.assert_allclose(logits[at], whole(bare, [5, 6, 7]), atol=2e-4)
+    assert np.array_equal(logits[1], before)
+    assert np.array_equal(logits[0], logits[3])
+    assert np.abs(logits[0] - before).max() > 1
+    runner.remove_adapter(numbers[0])
+    assert runner.add_adapter(adapters[0]) not in numbers
 
 
 def test_memory_is_what_was_given(bare: LanguageModel) -> None:

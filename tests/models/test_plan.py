@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from modelworks.adapt.lora import Applied, places_of, read
 from modelworks.core.errors import ConfigError, ModelFileError
 from modelworks.kernels.linear import dequantize, pack, quantize, quantize_activations, quantize_rest
 from modelworks.kernels.native import native
@@ -65,14 +66,18 @@ class HalfCache:
         return k.half().float(), v.half().float()
 
 
-def run(program: Program, ids: list[int], chunks: list[int], blocks: list[int] | None = None) -> np.ndarray:
+def run(
+    program: Program, ids: list[int], chunks: list[int], blocks: list[int] | None = None, adapter: int = -1
+) -> np.ndarray:
     """Logits of all tokens of one sequence, given in steps of so many tokens each."""
     table = np.array([blocks or range(program.num_blocks)], np.int32)
     found, held = [], 0
     for count in chunks:
         new = np.array(ids[held : held + count], np.int32)
         everything = np.arange(len(new), dtype=np.int32)
-        found.append(program.step(new, np.array([0, len(new)]), np.array([held]), table, everything))
+        found.append(
+            program.step(new, np.array([0, len(new)]), np.array([held]), table, everything, np.array([adapter]))
+        )
         held += len(new)
     return np.concatenate(found)
 
@@ -147,6 +152,86 @@ def test_neighbours_change_no_bit(pair: Any) -> None:
             rows = found[starts[b] : starts[b + 1]]
             np.testing.assert_array_equal(rows, logits[held[b] : held[b] + counts[b]], err_msg=f"sequence {b}")
         held = [h + n for h, n in zip(held, counts)]
+
+
+# --- adapters ---------------------------------------------------------------------------------------------------------
+
+
+def adapter_of(model: Any, save_adapter: Callable[..., Path], folder: Path, **settings: Any) -> dict[str, Any]:
+    return read(save_adapter(folder, model, **settings), model).matrices()
+
+
+def with_adapter(rounded_model: Any, matrices: dict[str, Any]) -> None:
+    """Let matrices of a `rounded` model have additions, of their inputs as they are before they are rounded."""
+    for place in places_of(rounded_model):
+        module = rounded_model.get_submodule(place.name)
+        a, b = map(torch.from_numpy, matrices[place.bare])
+        inputs: list[torch.Tensor] = []
+        module.register_forward_pre_hook(lambda _, args, seen=inputs: seen.append(args[0]), prepend=True)
+        module.register_forward_hook(lambda _, args, out, seen=inputs, a=a, b=b: out + seen.pop() @ a.T @ b.T)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["llama", "llama-tied-biased", "qwen3", "gemma3"])
+def test_an_adapter_equals_the_torch_models(
+    name: str, pair_of: Callable[[str], Any], save_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As close as without one (`check_beside_torch`): every part of every layer finds its own matrices."""
+    model, ids = pair_of(name).ours, some_ids(50)
+    matrices = adapter_of(model, save_adapter, tmp_path, strength=0.2)
+    program = Program(plan(model), num_blocks=2)
+    plain = run(program, ids, [50])
+    found = run(program, ids, [50], adapter=program.add_adapter(matrices))
+    reference = rounded(model, 8)
+    with_adapter(reference, matrices)
+    wanted = reference(torch.tensor([ids]), cache=HalfCache())[0].numpy()
+    with Applied(model, matrices):
+        exact = model(torch.tensor([ids]))[0].numpy()
+    error = np.abs(found - wanted) / exact.std()
+    assert np.median(error) < 0.005
+    assert error.max() < 0.15
+    assert np.median(np.abs(found - plain) / exact.std()) > 0.05
+
+
+def test_neighbours_with_other_adapters_change_no_bit(
+    pair_of: Callable[[str], Any], save_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Prefills and single tokens of two adapters and of none, in any company, chunks and number of threads."""
+    model = pair_of("llama").ours
+    made = plan(model)
+    adapters = [
+        adapter_of(model, save_adapter, tmp_path / "all", rank=9),
+        adapter_of(model, save_adapter, tmp_path / "some", seed=1, rank=2, targets=("k_proj", "up_proj", "down_proj")),
+    ]
+    chosen = [0, 1, -1, 1, 0]
+    sequences = [some_ids(count, seed) for seed, count in enumerate((40, 1, 33, 17, 5))]
+
+    def programs(threads: int, blocks: int) -> Program:
+        program = Program(made, num_blocks=blocks, num_threads=threads)
+        assert [program.add_adapter(matrices) for matrices in adapters] == [0, 1]
+        return program
+
+    alone = [
+        run(programs(1, 2), ids, [len(ids)], adapter=number) for ids, number in zip(sequences, chosen, strict=True)
+    ]
+    without = [run(Program(made, num_blocks=2), ids, [len(ids)]) for ids in sequences]
+    np.testing.assert_array_equal(alone[2], without[2])
+    assert all(np.abs(alone[b] - without[b]).max() > 0.1 for b in (0, 1, 3, 4))
+    np.testing.assert_array_equal(run(programs(3, 2), sequences[0], [7, 20, 1, 1, 11], adapter=0), alone[0])
+    for threads in (1, 2, 3):
+        program = programs(threads, 10)
+        table = np.arange(10, dtype=np.int32).reshape(5, 2)
+        held = [0] * 5
+        for counts in ([30, 0, 32, 16, 4], [10, 1, 1, 1, 1]):
+            parts = [ids[h : h + n] for ids, h, n in zip(sequences, held, counts)]
+            starts = np.cumsum([0, *counts])
+            found = program.step(
+                np.concatenate(parts), starts, np.array(held), table, np.arange(starts[-1]), np.array(chosen)
+            )
+            for b, logits in enumerate(alone):
+                rows = found[starts[b] : starts[b + 1]]
+                np.testing.assert_array_equal(rows, logits[held[b] : held[b] + counts[b]], err_msg=f"sequence {b}")
+            held = [h + n for h, n in zip(held, counts)]
 
 
 def test_a_copied_block_serves_another_sequence(pair_of: Callable[[str], Any]) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +23,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from modelworks.engine.engine import Engine
 from modelworks.models.base import LanguageModel
-from modelworks.models.llama import LlamaConfig
+from modelworks.models.llama import Llama, LlamaConfig
 from modelworks.serve import server
 from modelworks.serve.app import create_app
 from modelworks.serve.service import Limits, Service
@@ -126,7 +127,7 @@ class Served:
 
     service: Service
     url: str
-    model: Echo
+    model: LanguageModel
     openai: openai.OpenAI
     http: httpx.Client
     server: uvicorn.Server
@@ -176,7 +177,7 @@ class Served:
 
 @contextmanager
 def _running(
-    model: Echo | None = None, *, engine: dict[str, Any] | None = None, stop_seconds: int = 5, **more: Any
+    model: LanguageModel | None = None, *, engine: dict[str, Any] | None = None, stop_seconds: int = 5, **more: Any
 ) -> Iterator[Served]:
     model = model or Echo()
     settings = {"kv_bytes": 32 * 8 * 1024} | (engine or {})
@@ -204,6 +205,22 @@ def _running(
 def served() -> Iterator[Served]:
     """One server for tests that leave it as it was."""
     with _running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def adapted(save_adapter: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of a random model, "tiny", with the adapters "pirate" and "poet"; `say` is none of its ways."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    config = {"model_type": "llama", "eos_token_id": None, "initializer_range": 0.4}
+    model = Llama(LlamaConfig.from_hf(config | sizes | heads)).eval()
+    model.tokenizer = byte_tokenizer()
+    with _running(model, name="tiny", engine={"kv_bytes": 1 << 20}) as running:
+        for seed, name in enumerate(("pirate", "poet")):
+            folder = save_adapter(tmp_path_factory.mktemp(name), model, seed=seed)
+            running.service.engine.add_adapter(name, folder)
         yield running
 
 

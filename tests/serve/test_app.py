@@ -32,3 +32,14 @@ def test_the_page(served) -> None:
 def test_head_is_get_without_a_body(served) -> None:
     response = served.http.head("/health")
     assert (response.status_code, response.content) == (200, b"")
+
+
+def test_adapters_are_models(adapted) -> None:
+    listed = adapted.http.get("/v1/models").json()["data"]
+    assert [(model["id"], model["type"], model.get("parent")) for model in listed] == [
+        ("tiny", "chat", None),
+        ("pirate", "chat", "tiny"),
+        ("poet", "chat", "tiny"),
+        ("letters", "embedding", None),
+    ]
+    assert adapted.openai.models.retrieve("poet").id == "poet"

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelworks.engine.sample import Sampling
+
 WEATHER = {
     "type": "function",
     "function": {
@@ -424,3 +426,34 @@ def test_no_value_is_a_server_error(served, value: Any, name: str) -> None:
     assert response.status_code in (200, 400), response.text
     if response.status_code == 400:
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_an_adapter_is_a_model(adapted) -> None:
+    messages = [{"role": "user", "content": "Ahoy"}]
+    expected = {
+        name: "".join(p.text for p in adapted.service.engine.submit(messages, Sampling(max_tokens=9), adapter=name))
+        for name in ("pirate", "poet", None)
+    }
+    assert len(set(expected.values())) == 3
+    for name, text in expected.items():
+        more = {"model": name or "tiny", "messages": messages, "max_tokens": 9, "temperature": 0}
+        answer = adapted.openai.chat.completions.create(**more)
+        assert (answer.model, answer.choices[0].message.content) == (name or "tiny", text)
+        chunks = list(adapted.openai.chat.completions.create(**more, stream=True))
+        assert {chunk.model for chunk in chunks} == {name or "tiny"}
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+    error = adapted.refused(URL, {"model": "bard", "messages": messages}, status=404)
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+
+
+def test_a_schema_holds_with_an_adapter(adapted) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    answer = adapted.openai.chat.completions.create(
+        model="pirate",
+        messages=[{"role": "user", "content": "Ahoy"}],
+        response_format={"type": "json_schema", "json_schema": {"name": "it", "schema": schema}},
+        max_tokens=200,
+        temperature=0,
+        logit_bias={str(ord(blank)): -100 for blank in " \n\t\r"},
+    )
+    assert json.loads(answer.choices[0].message.content)["n"] in (1, 2)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import openai
 import pytest
+
+from modelworks.engine.sample import Sampling
 
 URL = "/v1/completions"
 
@@ -91,3 +95,33 @@ def test_a_prompt_that_cannot_be_continued(served, prompt: Any) -> None:
         assert "4096" in error["message"]
         assert "5000" in error["message"]
     assert served.stats().running == served.stats().queued == 0
+
+
+def test_each_adapter_answers_otherwise(adapted) -> None:
+    """Whole and as a stream, at once: what the engine gives each alone."""
+    expected = {
+        name: "".join(
+            piece.text for piece in adapted.service.engine.submit("so", Sampling(max_tokens=12), adapter=name)
+        )
+        for name in ("pirate", "poet", None)
+    }
+    assert len(set(expected.values())) == 3
+
+    def asked(name: str | None, stream: bool) -> tuple[set[str], str]:
+        more = {"model": name or "tiny", "prompt": "so", "max_tokens": 12, "temperature": 0}
+        if not stream:
+            answer = adapted.openai.completions.create(**more)
+            return {answer.model}, answer.choices[0].text
+        chunks = list(adapted.openai.completions.create(**more, stream=True))
+        return {chunk.model for chunk in chunks}, "".join(chunk.choices[0].text for chunk in chunks)
+
+    calls = [(name, stream) for name in (*expected, *expected) for stream in (False, True)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda call: asked(*call), calls))
+    assert found == [({name or "tiny"}, expected[name]) for name, _ in calls]
+
+
+def test_no_such_adapter(adapted) -> None:
+    with pytest.raises(openai.NotFoundError, match="no model 'bard' for this here; it is 'tiny' or 'pirate'") as raised:
+        adapted.openai.completions.create(model="bard", prompt="so")
+    assert (raised.value.code, raised.value.param) == ("model_not_found", "model")

@@ -58,3 +58,8 @@ def test_a_wrong_field_is_named(served, more: dict[str, Any], param: str, said: 
 
 def test_the_chat_model_makes_no_vectors(served) -> None:
     assert served.refused(URL, {"model": "echo", "input": "x"}, status=404)["code"] == "model_not_found"
+
+
+def test_an_adapter_makes_no_embeddings(adapted) -> None:
+    error = adapted.refused("/v1/embeddings", {"model": "pirate", "input": "x"}, status=404)
+    assert error["message"] == "there is no model 'pirate' for this here; it is 'letters'"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelworks.core.errors import ContextLengthError, GrammarError, ModelFileError, StoreError
+from modelworks.engine.adapters import UnknownAdapterError
 from modelworks.engine.engine import EngineClosedError, QueueFullError
 from modelworks.serve.errors import ApiError, as_api_error
 
@@ -33,3 +34,8 @@ def test_a_defect_is_no_answer() -> None:
     assert as_api_error(ZeroDivisionError()) is None
     known = ApiError(404, "gone")
     assert as_api_error(known) is known
+
+
+def test_an_adapter_that_was_just_removed() -> None:
+    told = as_api_error(UnknownAdapterError("gone"))
+    assert (told.status, told.param, told.code) == (404, "model", "model_not_found")

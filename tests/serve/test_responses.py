@@ -142,3 +142,17 @@ def test_an_error_in_a_stream_is_an_event(serving, monkeypatch: pytest.MonkeyPat
         served.service.engine.close(drain=False)
         kinds = [line for line in lines if line.startswith("event: ")]
     assert kinds[-1] == "event: response.failed"
+
+
+def test_an_adapter_is_a_model(adapted) -> None:
+    texts = {}
+    for name in ("pirate", "poet", "tiny"):
+        more = {"model": name, "input": "Ahoy", "max_output_tokens": 9, "temperature": 0}
+        answer = adapted.openai.responses.create(**more)
+        assert answer.model == name
+        texts[name] = answer.output_text
+        events = list(adapted.openai.responses.create(**more, stream=True))
+        assert events[-1].response.model == name
+        assert events[-1].response.output_text == answer.output_text
+    assert len(set(texts.values())) == 3
+    adapted.refused("/v1/responses", {"model": "bard", "input": "Ahoy"}, status=404)

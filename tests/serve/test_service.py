@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from modelworks.core.errors import ConfigError, ContextLengthError
+from modelworks.serve.errors import ApiError
 from modelworks.serve.service import Limits, model_name, texts_of
 
 
@@ -55,3 +56,12 @@ def test_a_long_prompt_is_measured_before_it_is_read(served, monkeypatch: pytest
     assert rows == ["é" * 50_000]
     monkeypatch.setattr(service.tokenizer, "encode_batch", lambda texts, **_: [[0] * 4096])
     service.check_length(["x" * 100_000])
+
+
+def test_what_a_model_is_looked_up_as(adapted) -> None:
+    assert adapted.service.generating == ("tiny", "pirate", "poet")
+    assert [adapted.service.adapter(name) for name in adapted.service.generating] == [None, "pirate", "poet"]
+    for name in ("letters", "Pirate", ""):
+        with pytest.raises(ApiError, match="it is 'tiny' or 'pirate' or 'poet'") as raised:
+            adapted.service.adapter(name)
+        assert (raised.value.status, raised.value.code) == (404, "model_not_found")

@@ -63,6 +63,7 @@ def generate(
     *,
     model: str = "starter",
     chat: Flag = False,
+    adapter: Path | None = None,
     options: SamplingOptions = SamplingOptions(),
     as_json: Json = False,
 ) -> None:
@@ -76,6 +77,8 @@ def generate(
         A folder, a .gguf file, hf:org/name, pypi:package or starter.
     chat
         Put the prompt as a user's message through the model's chat template.
+    adapter
+        A LoRA adapter of the model, a PEFT folder or a GGUF file.
     as_json
         Print one JSON object when done: text, finish_reason, tokens, logprobs.
     """
@@ -85,7 +88,8 @@ def generate(
     from modelworks.engine.engine import Engine
 
     with Engine(model, max_running=1) as engine:
-        pieces = engine.submit([{"role": "user", "content": text}] if chat else text, sampling)
+        prompt_ = [{"role": "user", "content": text}] if chat else text
+        pieces = engine.submit(prompt_, sampling, adapter=_added(engine, adapter))
         if as_json:
             whole = list(pieces)
             print_json(
@@ -107,6 +111,7 @@ def chat(
     /,
     *,
     system: str = _DEFAULT_SYSTEM,
+    adapter: Path | None = None,
     options: SamplingOptions = SamplingOptions(max_tokens=512),
 ) -> None:
     """Talk to a model; the conversation goes on until /exit or the end of input.
@@ -117,6 +122,8 @@ def chat(
         A folder, a .gguf file, hf:org/name, pypi:package or starter.
     system
         What the model is told about itself first.
+    adapter
+        A LoRA adapter of the model, a PEFT folder or a GGUF file.
     """
     sampling = options.sampling()
     from modelworks.engine.engine import Engine
@@ -127,10 +134,18 @@ def chat(
             raise ConfigError(
                 f"{model} has no chat template, so it cannot chat; `modelworks generate` continues a text"
             )
-        _talk(engine, system, sampling)
+        _talk(engine, system, sampling, _added(engine, adapter))
 
 
-def _talk(engine: Engine, system: str, sampling: Sampling) -> None:
+def _added(engine: Engine, path: Path | None) -> str | None:
+    """The name under which an adapter was added; None where there is none."""
+    if path is None:
+        return None
+    engine.add_adapter(str(path), path)
+    return str(path)
+
+
+def _talk(engine: Engine, system: str, sampling: Sampling, adapter: str | None) -> None:
     """Read lines and answer them until /exit or the end of input."""
     start: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     messages = list(start)
@@ -151,7 +166,7 @@ def _talk(engine: Engine, system: str, sampling: Sampling) -> None:
         messages.append({"role": "user", "content": line})
         answer: list[str] = []
         try:
-            for piece in _printed(engine.submit(messages, sampling)):
+            for piece in _printed(engine.submit(messages, sampling, adapter=adapter)):
                 answer.append(piece)  # as it comes: an answer that is stopped half-way stays in the conversation
         except KeyboardInterrupt:
             print(" [stopped]", end="")

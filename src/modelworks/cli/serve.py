@@ -33,6 +33,7 @@ def serve(
     name: str | None = None,
     embedder: str = "starter-embedder",
     weights: Literal["q8", "q4"] | None = None,
+    adapters: Several = (),
     kv_mib: Amount = 512,
     max_running: Amount = 32,
     max_queued: Amount = 256,
@@ -63,6 +64,9 @@ def serve(
         The model behind /v1/embeddings.
     weights
         Pack the weights of a model folder to 8 or 4 bits and run them natively, which is faster and less exact.
+    adapters
+        NAME=PATH: a LoRA adapter, a PEFT folder or a GGUF file, that requests choose as their model by that name;
+        several may be given.
     kv_mib
         Memory for the keys and values of all requests together, in MiB.
     max_running
@@ -88,6 +92,7 @@ def serve(
             raise
         raise ConfigError(f"serving needs {error.name}: pip install 'modelworks[serve]'") from error
     server.check_exposure(host, has_key=bool(keys))
+    named = _named(adapters)
     documents = None if docs is None else _documents(docs, store)
     bound = server.bind(host, port)  # before the model is loaded: a port in use is told at once
 
@@ -109,6 +114,10 @@ def serve(
         hosts=(*server.LOOPBACK, host.lower(), *(each.lower() for each in allow_host)),
         any_address=not server.is_loopback(host),
     )
+    for adapter, path in named.items():
+        if adapter in (service.name, service.embedder_name):
+            raise ConfigError(f"--adapters: {adapter!r} is what a model is called; give the adapter another name")
+        engine.add_adapter(adapter, path)
     service.tokenizer  # noqa: B018 - a model without one is refused now, not at the first request
 
     def started() -> None:
@@ -120,6 +129,19 @@ def serve(
         server.make_server(create_app(service), on_start=started).run([bound])
     except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful end
         return
+
+
+def _named(adapters: tuple[str, ...]) -> dict[str, str]:
+    """The paths of adapters by their names. Raises ConfigError for anything else than NAME=PATH, or a name twice."""
+    found: dict[str, str] = {}
+    for each in adapters:
+        name, equals, path = each.partition("=")
+        if not (name.strip() and equals and path):
+            raise ConfigError(f"--adapters {each!r}: give it as NAME=PATH")
+        if name in found:
+            raise ConfigError(f"--adapters: {name!r} is given twice")
+        found[name] = path
+    return found
 
 
 def _documents(folder: Path, store: Path | None) -> Documents:

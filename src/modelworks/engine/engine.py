@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from modelworks.core.errors import ConfigError, ModelworksError
+from modelworks.engine.adapters import Adapters
 from modelworks.engine.handle import Handle
 from modelworks.engine.row import Prompt
 from modelworks.engine.runner import Runner, open_model
@@ -77,6 +78,7 @@ class Engine:
             max_step_tokens=max_step_tokens,
             prefix_cache=prefix_cache,
         )
+        self._adapters = Adapters(model, runner)
         self._most = max_running + max_queued
         self._speculation = speculation
         self._wake = threading.Condition()  # guards what follows; the scheduler is the worker's alone
@@ -93,21 +95,53 @@ class Engine:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        adapter: str | None = None,
     ) -> Handle:
-        """Ask for an answer to one prompt, which is read and sampled as `generate` does.
+        """Ask for an answer to one prompt, which is read and sampled as `generate` does; by the adapter of that name.
 
         Raises at once what `generate` raises for a prompt, `ContextLengthError` also where the request alone would not
-        fit the cache, `QueueFullError` where too many wait already, `EngineClosedError` after `close`.
+        fit the cache, `UnknownAdapterError`, `QueueFullError` where too many wait already, `EngineClosedError` after
+        `close`.
         """
-        request = ask(self.model, self._scheduler.pool, prompt, sampling, tools=tools, speculation=self._speculation)
-        with self._wake:
-            if not self._accepting:
-                raise EngineClosedError("the engine is closed and takes no more requests")
-            if len(self._scheduler.running) + self._queued() >= self._most:
-                raise QueueFullError(f"{self._queued()} requests wait already, as many as may; try again later")
-            self._arrived.append(request)
-            self._wake.notify_all()
+        with self._adapters.pinned(adapter) as chosen:
+            request = ask(
+                self.model,
+                self._scheduler.pool,
+                prompt,
+                sampling,
+                tools=tools,
+                speculation=self._speculation,
+                adapter=chosen,
+            )
+            with self._wake:
+                if not self._accepting:
+                    raise EngineClosedError("the engine is closed and takes no more requests")
+                if len(self._scheduler.running) + self._queued() >= self._most:
+                    raise QueueFullError(f"{self._queued()} requests wait already, as many as may; try again later")
+                self._arrived.append(request)
+                self._wake.notify_all()
         return Handle(request.feed)
+
+    def add_adapter(self, name: str, path: str | Path) -> None:
+        """Load a LoRA adapter, a PEFT folder or a GGUF file, for requests to choose by name; answers go on meanwhile.
+
+        Raises `ConfigError` for a name that is taken, and `ModelFileError` for files that are damaged, not supported or
+        of another model; the adapters that are there stay as they are.
+        """
+        self._adapters.add(name, path)
+
+    def remove_adapter(self, name: str) -> None:
+        """Take an adapter away from later requests; those that were accepted finish with it, and then its memory goes.
+
+        So another may take its name at once. Raises `UnknownAdapterError`.
+        """
+        self._adapters.remove(name)
+        with self._wake:
+            self._wake.notify_all()
+
+    def adapters(self) -> tuple[str, ...]:
+        """The names that `submit` takes, in the order in which they were added."""
+        return self._adapters.names()
 
     def _queued(self) -> int:
         return len(self._arrived) + len(self._scheduler.queue)
@@ -155,8 +189,10 @@ class Engine:
         scheduler = self._scheduler
         with self._wake:
             while self._accepting and not (self._arrived or scheduler.queue or scheduler.running):
+                self._adapters.sweep(())
                 self._wake.wait()
             for request in self._arrived:
                 scheduler.add(request)
             self._arrived.clear()
+            self._adapters.sweep(request.adapter for request in (*scheduler.queue, *scheduler.running))
             return not self._stopping and bool(scheduler.queue or scheduler.running)

@@ -9,12 +9,15 @@ Shapes: B rows of the batch, T new tokens, S tokens held, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from modelworks.adapt.lora import Adapter, Applied, read
 from modelworks.core.errors import ConfigError
 from modelworks.engine.cache import Cache
 from modelworks.engine.row import FinishReason, Piece, Prompt, Row
@@ -40,16 +43,18 @@ def generate(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     batch_size: int = 16,
+    adapter: Adapter | str | Path | None = None,
 ) -> Generator[Piece, None, None]:
     """Answer prompts, `batch_size` at a time; closing the generator ends the work at once.
 
     A prompt in text gets BOS if the model expects it, and its control tokens are text (`Tokenizer.encode` with
     `parse_special=True` makes ids of them). Messages go through the model's chat template, `tools` with them.
-    `sampling` is one for all prompts or one for each.
+    `sampling` is one for all prompts or one for each. With an `adapter` (see `adapt.lora.read`) the model answers as
+    that has changed it; the model itself stays as it is.
 
     Raises, before any work: `ContextLengthError` where prompt and answer do not fit the model, `ConfigError` for an
     empty prompt, ids outside the vocabulary or text for a model without a tokenizer, `GrammarError` for a grammar that
-    cannot be held to, `ChatError` for messages.
+    cannot be held to, `ChatError` for messages, `ModelFileError` for an adapter.
     """
     listed = _listed(prompts)
     chosen = [sampling] * len(listed) if isinstance(sampling, Sampling) else list(sampling)
@@ -58,7 +63,10 @@ def generate(
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
     rows = [Row(model, index, *pair, tools) for index, pair in enumerate(zip(listed, chosen))]
-    return _stream(model, rows, batch_size)
+    if isinstance(adapter, str | Path):
+        adapter = read(adapter, model)
+    applied = None if adapter is None else Applied(model, adapter.matrices())
+    return _stream(model, rows, batch_size, applied)
 
 
 def complete(
@@ -68,10 +76,11 @@ def complete(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     batch_size: int = 16,
+    adapter: Adapter | str | Path | None = None,
 ) -> list[Completion]:
     """`generate` to its end: the answers in the order of the prompts, one in a list for a single prompt."""
     pieces: dict[int, list[Piece]] = {}
-    for piece in generate(model, prompts, sampling, tools=tools, batch_size=batch_size):
+    for piece in generate(model, prompts, sampling, tools=tools, batch_size=batch_size, adapter=adapter):
         pieces.setdefault(piece.index, []).append(piece)
     return [_joined(pieces[index]) for index in sorted(pieces)]
 
@@ -96,9 +105,11 @@ def _listed(prompts: Any) -> list[Any]:
     return [listed] if listed and isinstance(listed[0], Integral | Mapping) else listed
 
 
-def _stream(model: LanguageModel, rows: list[Row], batch_size: int) -> Generator[Piece, None, None]:
+def _stream(
+    model: LanguageModel, rows: list[Row], batch_size: int, applied: Applied | None
+) -> Generator[Piece, None, None]:
     for start in range(0, len(rows), batch_size):
-        batch = _Batch(model, rows[start : start + batch_size])
+        batch = _Batch(model, rows[start : start + batch_size], applied)
         while batch.rows:
             yield from batch.step()
 
@@ -106,8 +117,9 @@ def _stream(model: LanguageModel, rows: list[Row], batch_size: int) -> Generator
 class _Batch:
     """Rows that are decoded together, equally many tokens a step: one, or more where grammars force them in all."""
 
-    def __init__(self, model: LanguageModel, rows: list[Row]) -> None:
+    def __init__(self, model: LanguageModel, rows: list[Row], applied: Applied | None) -> None:
         self.rows = rows
+        self._applied = applied or nullcontext()
         self._model = model
         longest = max(len(row.prompt_ids) for row in rows)
         most = longest + max(row.left for row in rows)
@@ -128,7 +140,7 @@ class _Batch:
         width = max(map(len, fed))
         ids_BT = torch.tensor([[self._pad] * (width - len(ids)) + ids for ids in fed], device=self._device)
         mask_BS = self._mask_BS[:, : self._cache.length + width]
-        with evaluating(self._model):
+        with evaluating(self._model), self._applied:
             logits_BTV = self._model(
                 ids_BT,
                 attention_mask_BS=None if mask_BS.all() else mask_BS,

@@ -2,8 +2,8 @@
 
 Keys and values live in blocks of a fixed size (Kwon et al. 2023, arXiv:2309.06180), which only a runner touches. A
 full block never changes again, so that every sequence that begins with the same tokens can read it: it is found by a
-hash of all tokens up to its end. Blocks that no sequence uses stay findable until their memory is needed, the one
-unused for longest first.
+hash of all tokens up to its end, and of the adapter that they were computed with. Blocks that no sequence uses stay
+findable until their memory is needed, the one unused for longest first.
 """
 
 from __future__ import annotations
@@ -108,11 +108,13 @@ class BlockPool:
 class Pages:
     """The blocks of one sequence, whose tokens only ever grow.
 
-    `held` tokens have their keys and values in them; slots after those may be written and do not count.
+    `held` tokens have their keys and values in them; slots after those may be written and do not count. Sequences of
+    another `salt`, which says what else than tokens keys and values come from, share no blocks with this one.
     """
 
-    def __init__(self, pool: BlockPool) -> None:
+    def __init__(self, pool: BlockPool, salt: bytes = b"") -> None:
         self._pool = pool
+        self._salt = salt
         self._keys: list[bytes] = []
         self.blocks: list[int] = []
         self.held = 0
@@ -180,5 +182,6 @@ class Pages:
         while len(self._keys) <= at:
             start = len(self._keys) * size
             content = np.asarray(tokens[start : start + size], dtype=np.int64).tobytes()
-            self._keys.append(blake2b((self._keys[-1] if self._keys else b"") + content, digest_size=32).digest())
+            before = self._keys[-1] if self._keys else self._salt
+            self._keys.append(blake2b(before + content, digest_size=32).digest())
         return self._keys[at]

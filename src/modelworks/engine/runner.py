@@ -9,6 +9,9 @@ V vocabulary, K key-value heads, T new tokens of one sequence, S tokens held aft
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -17,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from modelworks.adapt.lora import Applied, Floats
 from modelworks.core.errors import ConfigError
 from modelworks.models.base import LanguageModel, evaluating
 from modelworks.models.fetch import pull
@@ -50,16 +54,26 @@ class Runner(Protocol):
         held_B: NDArray[np.int32],
         table_BM: NDArray[np.int32],
         wanted_R: NDArray[np.int32],
+        adapters_B: NDArray[np.int32] | None = None,
     ) -> NDArray[np.float32]:
         """Compute new tokens, keep their keys and values, and return logits_RV.
 
         Sequence b's new tokens are `ids_N[starts_B1[b] : starts_B1[b + 1]]`, at positions from `held_B[b]` on; its
         earlier tokens are in its blocks already. Block i of its row in `table_BM` (padded with -1) holds positions
-        from i * block_size on. `wanted_R` are indices into `ids_N`.
+        from i * block_size on. `wanted_R` are indices into `ids_N`. `adapters_B` are numbers that `add_adapter` gave,
+        or -1 for the model itself.
         """
         ...
 
     def copy_block(self, source: int, target: int) -> None: ...
+
+    def add_adapter(self, matrices: Mapping[str, tuple[Floats, Floats]]) -> int:
+        """Take an adapter's matrices (`Adapter.matrices`), from any thread; return its number for `step`."""
+        ...
+
+    def remove_adapter(self, number: int) -> None:
+        """Let an adapter go that no later step names."""
+        ...
 
 
 def open_model(
@@ -135,6 +149,8 @@ class TorchRunner:
                 tuple(part.new_empty(self.num_blocks * block_size, part.shape[1], part.shape[3]) for part in layer)
                 for layer in shapes
             ]
+        self._adapters: dict[int, Applied] = {}
+        self._numbers = count()
 
     @torch.inference_mode()
     def _shapes(self) -> list[tuple[Tensor, Tensor]]:
@@ -152,6 +168,7 @@ class TorchRunner:
         held_B: NDArray[np.int32],
         table_BM: NDArray[np.int32],
         wanted_R: NDArray[np.int32],
+        adapters_B: NDArray[np.int32] | None = None,
     ) -> NDArray[np.float32]:
         logits_RV = np.empty((len(wanted_R), self.vocab_size), dtype=np.float32)
         with evaluating(self._model):
@@ -162,9 +179,19 @@ class TorchRunner:
                 rows = np.flatnonzero((wanted_R >= start) & (wanted_R < end))
                 at = wanted_R[rows] - start
                 last_only = bool((at == end - start - 1).all())  # the head is the dearest part of a long prefill
-                logits_TV = self._model(ids_1T, cache=cache, last_only=last_only)[0].float().cpu()
+                number = -1 if adapters_B is None else int(adapters_B[b])
+                with self._adapters[number] if number >= 0 else nullcontext():
+                    logits_TV = self._model(ids_1T, cache=cache, last_only=last_only)[0].float().cpu()
                 logits_RV[rows] = logits_TV.numpy()[[-1] * len(rows) if last_only else at]
         return logits_RV
+
+    def add_adapter(self, matrices: Mapping[str, tuple[Floats, Floats]]) -> int:
+        number = next(self._numbers)
+        self._adapters[number] = Applied(self._model, matrices)
+        return number
+
+    def remove_adapter(self, number: int) -> None:
+        del self._adapters[number]
 
     def _slots(self, blocks_M: NDArray[np.int32], length: int) -> Tensor:
         """Where in the pools the first `length` tokens of a sequence are."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modelworks.core.errors import ConfigError, ContextLengthError
+from modelworks.engine.adapters import Loaded
 from modelworks.engine.handle import Feed, join
 from modelworks.engine.paged import BlockPool, OutOfBlocksError, Pages
 from modelworks.engine.row import Piece, Prompt, Row
@@ -66,6 +67,7 @@ class Request:
     feed: Feed
     drafter: Drafter | None
     vocab_size: int
+    adapter: Loaded | None = None
     computed: int = 0
     """Tokens of the prompt that steps have computed before the answer's first token."""
     answered: bool = False
@@ -106,6 +108,7 @@ def ask(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     speculation: Speculation | None = None,
+    adapter: Loaded | None = None,
 ) -> Request:
     """A request for a scheduler with that pool. Raises what `generate` does, and `ContextLengthError` for the pool."""
     row = Row(model, 0, prompt, sampling, tools)
@@ -121,7 +124,9 @@ def ask(
     if speculation is not None:
         drafter = speculation(model, sampling)
         row.sampler = SpeculativeSampler(sampling, row.prompt_ids, model.config.vocab_size)
-    return Request(row, list(row.prompt_ids), Pages(pool), Feed(prompt_tokens), drafter, model.config.vocab_size)
+    pages = Pages(pool, b"" if adapter is None else adapter.digest)
+    feed = Feed(prompt_tokens)
+    return Request(row, list(row.prompt_ids), pages, feed, drafter, model.config.vocab_size, adapter)
 
 
 @dataclass(slots=True)
@@ -373,4 +378,8 @@ def _batch(slices: Sequence[_Slice]) -> tuple[NDArray[np.int32], ...]:
         wanted += range(len(ids) - part.rows, len(ids))
         table_BM[b, : len(request.pages.blocks)] = request.pages.blocks
     ids_N, starts_B1, held_B, wanted_R = (np.array(each, dtype=np.int32) for each in (ids, starts, held, wanted))
-    return ids_N, starts_B1, held_B, table_BM, wanted_R
+    adapters = [part.request.adapter for part in slices]
+    if not any(adapters):
+        return ids_N, starts_B1, held_B, table_BM, wanted_R
+    numbers = [-1 if each is None else each.number for each in adapters]
+    return ids_N, starts_B1, held_B, table_BM, wanted_R, np.array(numbers, dtype=np.int32)

@@ -4,10 +4,12 @@ The steps work on buffers, one row a token, which a plan numbers and gives width
 (`models/plan.py`); the loop in C++ (`cpp/program.cpp`) knows no family.
 
 Shapes: N new tokens of B sequences, one after the other; M entries of a block table; R wanted tokens; V vocabulary.
+An adapter's matrices are a_rC and b_Rr, beside a matrix of R rows and C columns; r is the rank.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +22,7 @@ from modelworks.kernels.native import isa, native, threads
 BLOCK_SIZE = 32
 NO_WINDOW = 2**31 - 1
 LOGITS = -1
+_DENSE = 8  # rows of a float matrix that the kernels read side by side
 GATES = {"silu": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "relu": 3}
 
 Int32s = NDArray[np.int32]
@@ -47,8 +50,9 @@ class Linear:
     """target = parts * f(source) + bias, or that added to what the target holds.
 
     The parts are matrices on top of each other, packed alike or not. `before`, f, is nothing, a norm, or the name of
-    an activation (`GATES`): act(left half) * right half. The target `LOGITS` is for wanted tokens alone. `fine` keeps
-    what rounding takes off the activations where one of them dominates (see `linear.quantize_rest`).
+    an activation (`GATES`): act(left half) * right half. The target `LOGITS` is for wanted tokens alone. By `names`,
+    one for each part, adapters find them. `fine` keeps what rounding takes off the activations where one of them
+    dominates (see `linear.quantize_rest`).
     """
 
     source: int
@@ -58,6 +62,7 @@ class Linear:
     add: bool = False
     before: Norm | str | None = None
     fine: bool = False
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,6 +162,8 @@ class Program:
             isa=isa(),
         )
         self._ropes: dict[tuple[bytes, float], int] = {}
+        self._parts: dict[str, tuple[int, int, Packed]] = {}  # by name: of which linear step, which part, and it
+        self._linears = 0
         for step in plan.steps:
             self._append(step)
 
@@ -166,18 +173,56 @@ class Program:
         return self.plan.weight_bytes + int(self._native.cache_bytes)
 
     def step(
-        self, ids_N: Int32s, starts_B1: Int32s, held_B: Int32s, table_BM: Int32s, wanted_R: Int32s
+        self,
+        ids_N: Int32s,
+        starts_B1: Int32s,
+        held_B: Int32s,
+        table_BM: Int32s,
+        wanted_R: Int32s,
+        adapters_B: Int32s | None = None,
     ) -> NDArray[np.float32]:
         """Append the new tokens of each sequence to the cache; return the wanted tokens' logits_RV.
 
         Sequence b's new tokens are ids[starts[b] : starts[b + 1]], and `held[b]` tokens of it are in the cache, whose
         block i, named in table[b] (padded with -1), holds positions 32 i to 32 i + 31. `wanted` are indices into N.
+        `adapters` has the number of each sequence's adapter, or -1; a sequence without one pays nothing for others'.
         Raises ValueError for ids, blocks or indices out of range; the cache is then as it was.
         """
         logits_RV = np.empty((len(wanted_R), self.vocab_size), np.float32)
         whole = (np.ascontiguousarray(x, np.int32) for x in (ids_N, starts_B1, held_B, table_BM, wanted_R))
-        self._native.step(*whole, logits_RV)
+        adapters = None if adapters_B is None else np.ascontiguousarray(adapters_B, np.int32)
+        self._native.step(*whole, logits_RV, adapters)
         return logits_RV
+
+    def add_adapter(self, matrices: Mapping[str, tuple[Floats, Floats]]) -> int:
+        """Keep an adapter, by parts' names a_rC and b_Rr: y += b (a x), x as it is before it is rounded to 8 bits.
+
+        Returns its number for `step`, which goes on meanwhile. Raises ValueError for a name that the plan has not, or
+        that is the head's, and for shapes that do not fit.
+        """
+        sizes = []
+        for name, (a_rC, b_Rr) in matrices.items():
+            if name not in self._parts:
+                raise ValueError(f"the plan has no matrix {name} that an adapter could add to")
+            packed = self._parts[name][2]
+            rank = len(a_rC)
+            if rank < 1 or a_rC.shape != (rank, packed.cols) or b_Rr.shape != (packed.rows, rank):
+                raise ValueError(
+                    f"an adapter of {a_rC.shape} and {b_Rr.shape} does not fit {name}, {packed.rows} x {packed.cols}"
+                )
+            sizes += [_tiled_size(a_rC), _tiled_size(b_Rr)]
+        # Side by side in one array: numpy asks for huge pages for it, and decoding reads it in this order.
+        buffer, pairs = np.zeros(sum(sizes), np.float32), []
+        for name in sorted(matrices, key=lambda name: self._parts[name][:2]):
+            step, part, _ = self._parts[name]
+            a, buffer = _tiled(matrices[name][0], buffer)
+            b, buffer = _tiled(matrices[name][1], buffer)
+            pairs.append((step, part, len(matrices[name][0]), a, b))
+        return int(self._native.add_adapter(pairs))
+
+    def remove_adapter(self, number: int) -> None:
+        """Forget an adapter, not before a step that runs is done. Raises ValueError for a number that is none's."""
+        self._native.remove_adapter(number)
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy a cache block, all layers. Raises ValueError for a block that is not there."""
@@ -188,6 +233,10 @@ class Program:
             case Embed():
                 self._native.embed(step.target, step.table, step.scale)
             case Linear(before=before):
+                if step.target != LOGITS:
+                    places = enumerate(zip(step.names, step.parts))
+                    self._parts |= {name: (self._linears, at, part) for at, (name, part) in places}
+                self._linears += 1
                 norm = before if isinstance(before, Norm) else None
                 self._native.linear(
                     step.source,
@@ -219,3 +268,22 @@ class Program:
                 )
             case AddNorm():
                 self._native.add_norm(step.source, step.target, step.norm.weight, step.norm.eps)
+
+
+def _tiled_size(matrix: Floats) -> int:
+    return -(-len(matrix) // _DENSE) * _DENSE * matrix.shape[1]
+
+
+def _tiled(matrix: Floats, buffer: Floats) -> tuple[Floats, Floats]:
+    """A matrix as the kernels read it: (tiles, columns, 8 rows), in the buffer's beginning; and the buffer's rest.
+
+    The buffer is zeros, and so are rows that fill up the last tile.
+    """
+    rows, cols = matrix.shape
+    size = _tiled_size(matrix)
+    tiled = buffer[:size].reshape(-1, cols, _DENSE)
+    whole = rows // _DENSE
+    tiled[:whole] = matrix[: whole * _DENSE].reshape(whole, _DENSE, cols).transpose(0, 2, 1)
+    if left := rows % _DENSE:
+        tiled[whole, :, :left] = matrix[-left:].T
+    return tiled, buffer[size:]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,17 +58,57 @@ _GPT2 = {
     "ffn_up": "mlp.c_fc",
     "ffn_down": "mlp.c_proj",
 }
-# By `general.architecture`: Hugging Face's model_type, what its layers are called, and the tensors' names.
-_ARCHITECTURES: dict[str, tuple[str, str, dict[str, str]]] = {
-    "llama": ("llama", "layers", _LLAMA),
-    "qwen2": ("qwen2", "layers", _LLAMA),
-    "qwen3": ("qwen3", "layers", _LLAMA),
-    "gemma3": ("gemma3_text", "layers", _GEMMA3),
-    "gpt2": ("gpt2", "h", _GPT2),
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A value of `general.architecture`: Hugging Face's model_type, and what layers and tensors are called there."""
+
+    model_type: str
+    layers: str
+    parts: Mapping[str, str]
+
+    def bare(self, name: str) -> str | None:
+        """A tensor's bare checkpoint name (see `registry.Family`); None for one that has no place in such a model."""
+        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
+        if match is None or match[2] not in self.parts:
+            return None
+        layer, part, kind = match.groups()
+        inner = f"{self.parts[part]}.{kind}"
+        return inner if layer is None else f"{self.layers}.{layer}.{inner}"
+
+    def row_order(self, name: str, rows: int, heads: int, kv_heads: int) -> NDArray[np.intp] | None:
+        """Which rows of a matrix, or entries of a bias, to take in which order.
+
+        llama.cpp's converter interleaves the two halves of each head of Llama's q and k, for the paper's rotary
+        pairs (2i, 2i+1); ours are (i, i + D/2). Other families' files are not permuted.
+        """
+        match = re.fullmatch(r"blk\.\d+\.attn_([qk])\.(?:weight|bias)", name)
+        if match is None or self.model_type != "llama":
+            return None
+        groups = heads if match[1] == "q" else kv_heads
+        return np.arange(rows).reshape(groups, rows // groups // 2, 2).swapaxes(1, 2).reshape(-1)
+
+
+_ARCHITECTURES = {
+    "llama": Architecture("llama", "layers", _LLAMA),
+    "qwen2": Architecture("qwen2", "layers", _LLAMA),
+    "qwen3": Architecture("qwen3", "layers", _LLAMA),
+    "gemma3": Architecture("gemma3_text", "layers", _GEMMA3),
+    "gpt2": Architecture("gpt2", "h", _GPT2),
 }
 # Llama 3's stretched frequencies are stored as this tensor of divisors; `_llama3_scaling` turns them back.
 _ROPE_FREQS = "rope_freqs.weight"
 _NUMBER = (int, float)
+
+
+def architecture(file: GGUFFile) -> Architecture:
+    """The architecture of a model's or an adapter's file. Raises ModelFileError for one that is not supported."""
+    if file.architecture not in _ARCHITECTURES:
+        raise ModelFileError(
+            f"{file.path}: unknown architecture {file.architecture}; supported are {', '.join(_ARCHITECTURES)}"
+        )
+    return _ARCHITECTURES[file.architecture]
 
 
 class GGUFModel:
@@ -77,11 +119,8 @@ class GGUFModel:
 
     def __init__(self, file: GGUFFile) -> None:
         self.file = file
-        if file.architecture not in _ARCHITECTURES:
-            raise ModelFileError(
-                f"{file.path}: unknown architecture {file.architecture}; supported are {', '.join(_ARCHITECTURES)}"
-            )
-        self.model_type, self._layers, self._parts = _ARCHITECTURES[file.architecture]
+        self._architecture = architecture(file)
+        self.model_type = self._architecture.model_type
         self.names = {self._bare(name): name for name in file.tensors if name != _ROPE_FREQS}
         self.config = self._gpt2_config() if self.model_type == "gpt2" else self._llama_config()
 
@@ -92,12 +131,10 @@ class GGUFModel:
         return family_of(self.config)
 
     def _bare(self, name: str) -> str:
-        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
-        if match is None or match[2] not in self._parts:
+        bare = self._architecture.bare(name)
+        if bare is None:
             raise ModelFileError(f"{self.file.path}: tensor {name} has no place in a {self.model_type} model")
-        layer, part, kind = match.groups()
-        inner = f"{self._parts[part]}.{kind}"
-        return inner if layer is None else f"{self._layers}.{layer}.{inner}"
+        return bare
 
     def _get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
         """A metadata value of this architecture; without a default it must be there."""
@@ -215,17 +252,9 @@ class GGUFModel:
             out[start : start + len(piece)].copy_(torch.from_numpy(piece))
 
     def row_order(self, name: str) -> NDArray[np.intp] | None:
-        """Which rows of a packed matrix, or entries of a bias, to take in which order.
-
-        llama.cpp's converter interleaves the two halves of each head of Llama's q and k, for the paper's rotary
-        pairs (2i, 2i+1); ours are (i, i + D/2). Other families' files are not permuted.
-        """
-        match = re.fullmatch(r"blk\.\d+\.attn_([qk])\.(?:weight|bias)", name)
-        if match is None or self.model_type != "llama":
-            return None
-        heads = self.config["num_attention_heads" if match[1] == "q" else "num_key_value_heads"]
-        rows = self.file.tensors[name].shape[0]
-        return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
+        """`Architecture.row_order` of one of the file's tensors."""
+        heads, kv_heads = (self.config.get(key, 0) for key in ("num_attention_heads", "num_key_value_heads"))
+        return self._architecture.row_order(name, self.file.tensors[name].shape[0], heads, kv_heads)
 
     def tokenizer(self) -> Tokenizer | None:
         if "tokenizer.ggml.model" not in self.file.metadata:

@@ -172,7 +172,7 @@ def _build(shape: _Shape, weights: _Weights, requantized: list[str]) -> Plan:
         if any(each is not None for each in biases):
             zeros = (np.zeros(rows, np.float32) for rows in names.values())
             bias = np.concatenate([zero if each is None else each for each, zero in zip(biases, zeros, strict=True)])
-        return Linear(source, target, parts, bias, add, before, fine)
+        return Linear(source, target, parts, bias, add, before, fine, tuple(names))
 
     embedding = weights.matrix("embed_tokens.weight", (shape.vocab, C))
     steps: list[Step] = [Embed(X, embedding, shape.embedding_scale)]

@@ -143,6 +143,7 @@ async def start(
     tools: Tools = NO_TOOLS,
     template_tools: Sequence[Mapping[str, Any]] | None = None,
     texts: Sequence[str] = (),
+    adapter: str | None = None,
 ) -> Answers:
     """Hand prompts to the engine, each `count` times; answer `count * p + i` is the `i`-th to prompt `p`.
 
@@ -166,7 +167,7 @@ async def start(
             for prompt in prompts:
                 for index in range(count):
                     asked = _seeded(sampling, index)
-                    handles.append(service.engine.submit(prompt, asked, tools=template_tools))
+                    handles.append(service.engine.submit(prompt, asked, tools=template_tools, adapter=adapter))
         except BaseException:
             for handle in handles:
                 handle.cancel()

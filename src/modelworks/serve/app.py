@@ -171,10 +171,14 @@ async def _metrics(request: Request) -> Response:
 
 
 def _listed(service: Service) -> list[dict[str, Any]]:
-    kinds = {service.embedder_name: "embedding"} | {service.name: "chat"}
     shared = {"object": "model", "created": service.started, "owned_by": "modelworks"}
-    # `type` is not OpenAI's: it says which endpoints a model is for, so that the page offers those that chat.
-    return [{"id": name, **shared, "type": kinds[name]} for name in sorted(kinds, key=kinds.__getitem__)]
+    # Neither is OpenAI's: `type` says which endpoints a model is for, so that the page offers those that chat, and
+    # `parent` whose adapter it is.
+    listed = [{"id": name, **shared, "type": "chat"} for name in service.generating]
+    listed = [each if each["id"] == service.name else each | {"parent": service.name} for each in listed]
+    if service.embedder_name not in service.generating:
+        listed.append({"id": service.embedder_name, **shared, "type": "embedding"})
+    return listed
 
 
 async def _models(request: Request) -> Response:

@@ -166,8 +166,10 @@ def check_arguments(function: Fields) -> str:
 
 async def begin(service: Service, request: ChatRequest) -> Answers:
     """Hand a request to the engine. Raises `ApiError` and what `Engine.submit` raises."""
-    service.check_model(request.model, service.name)
-    return await converse(service, request.messages, request.sampling, request.tools, request.grammar, request.count)
+    adapter = service.adapter(request.model)
+    return await converse(
+        service, request.messages, request.sampling, request.tools, request.grammar, request.count, adapter=adapter
+    )
 
 
 async def converse(
@@ -177,6 +179,8 @@ async def converse(
     tools: Tools,
     grammar: Grammar | None,
     count: int = 1,
+    *,
+    adapter: str | None,
 ) -> Answers:
     """Answer messages, with tools and within a grammar."""
     tokenizer = service.tokenizer
@@ -187,7 +191,14 @@ async def converse(
     told, template_tools = tools.told(tokenizer, messages)
     chosen = replace(service.sampling, **sampling, grammar=held)
     return await start(
-        service, [told], chosen, count=count, tools=tools, template_tools=template_tools, texts=texts_of(told)
+        service,
+        [told],
+        chosen,
+        count=count,
+        tools=tools,
+        template_tools=template_tools,
+        texts=texts_of(told),
+        adapter=adapter,
     )
 
 
@@ -211,7 +222,7 @@ async def whole(service: Service, request: ChatRequest, answers: Answers) -> dic
         choice.calls += part.calls
         choice.tokens += part.tokens
         choice.reason = part.reason
-    return _head(service, "chat.completion", new_id("chatcmpl")) | {
+    return _head(request, "chat.completion", new_id("chatcmpl")) | {
         "choices": [_choice(service.tokenizer, request, *each) for each in enumerate(choices)],
         "usage": usage(answers),
     }
@@ -237,7 +248,7 @@ def _choice(tokenizer: Tokenizer, request: ChatRequest, index: int, choice: _Cho
 
 async def events(service: Service, request: ChatRequest, answers: Answers) -> AsyncGenerator[bytes, None]:
     """The `chat.completion.chunk` events, and [DONE]."""
-    head = _head(service, "chat.completion.chunk", new_id("chatcmpl"))
+    head = _head(request, "chat.completion.chunk", new_id("chatcmpl"))
     if request.include_usage:
         head["usage"] = None
     called = [0] * request.count
@@ -288,8 +299,8 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{'_' if prefix in ('call', 'resp', 'msg', 'fc') else '-'}{secrets.token_hex(12)}"
 
 
-def _head(service: Service, kind: str, identifier: str) -> dict[str, Any]:
-    return {"id": identifier, "object": kind, "created": int(time.time()), "model": service.name}
+def _head(request: ChatRequest, kind: str, identifier: str) -> dict[str, Any]:
+    return {"id": identifier, "object": kind, "created": int(time.time()), "model": request.model}
 
 
 def _logprobs(tokenizer: Tokenizer, tokens: Sequence[Token]) -> dict[str, Any]:

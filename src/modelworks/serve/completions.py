@@ -84,7 +84,7 @@ def read_prompts(fields: Fields, name: str) -> list[str | list[int]]:
 
 async def begin(service: Service, request: CompletionRequest) -> Answers:
     """Hand a request to the engine. Raises `ApiError` and what `Engine.submit` raises."""
-    service.check_model(request.model, service.name)
+    adapter = service.adapter(request.model)
     sampling = replace(service.sampling, **request.sampling, grammar=request.grammar)
     prompts: list[Prompt] = [*request.prompts]
     context = service.engine.model.context_length
@@ -98,7 +98,7 @@ async def begin(service: Service, request: CompletionRequest) -> Answers:
         )
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     longest_text = [max(texts, key=len)] if texts else []
-    return await start(service, prompts, sampling, count=request.count, texts=longest_text)
+    return await start(service, prompts, sampling, count=request.count, texts=longest_text, adapter=adapter)
 
 
 async def whole(service: Service, request: CompletionRequest, answers: Answers) -> dict[str, Any]:
@@ -118,12 +118,12 @@ async def whole(service: Service, request: CompletionRequest, answers: Answers) 
                 "finish_reason": listed[-1].reason,
             }
         )
-    return _head(service) | {"choices": choices, "usage": usage(answers)}
+    return _head(request) | {"choices": choices, "usage": usage(answers)}
 
 
 async def events(service: Service, request: CompletionRequest, answers: Answers) -> AsyncGenerator[bytes, None]:
     """The `text_completion` events, and [DONE]."""
-    head = _head(service)
+    head = _head(request)
     if request.include_usage:
         head["usage"] = None
     offsets = [0] * (len(request.prompts) * request.count)
@@ -144,12 +144,12 @@ async def events(service: Service, request: CompletionRequest, answers: Answers)
     yield DONE
 
 
-def _head(service: Service) -> dict[str, Any]:
+def _head(request: CompletionRequest) -> dict[str, Any]:
     return {
         "id": new_id("cmpl"),
         "object": "text_completion",
         "created": int(time.time()),
-        "model": service.name,
+        "model": request.model,
     }
 
 

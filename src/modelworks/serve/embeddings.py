@@ -49,7 +49,7 @@ async def embed(service: Service, request: EmbeddingRequest) -> dict[str, Any]:
 
     A few texts at a time, so that requests take turns, and one whose client left ends.
     """
-    service.check_model(request.model, service.embedder_name)
+    service.check_embedder(request.model)
     loop = asyncio.get_running_loop()
     total = 0
     vectors: list[str | list[float]] = []

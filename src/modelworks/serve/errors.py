@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelworks.core.errors import ContextLengthError, DownloadError, ModelFileError, ModelworksError, StoreError
+from modelworks.engine.adapters import UnknownAdapterError
 from modelworks.engine.engine import EngineClosedError, QueueFullError
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -44,6 +45,8 @@ def as_api_error(error: Exception, *, param: str | None = None) -> ApiError | No
             return ApiError(429, str(error), code="queue_full", retry_after=1)
         case EngineClosedError():
             return ApiError(503, "the server is stopping", code="stopping", retry_after=5)
+        case UnknownAdapterError():  # it was removed after the request's model was looked up
+            return ApiError(404, str(error), param="model", code="model_not_found")
         case ContextLengthError():
             return ApiError(400, str(error), param=param, code="context_length_exceeded")
         case StoreError() | DownloadError() | ModelFileError():  # the server's own files and models, not the request

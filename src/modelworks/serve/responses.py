@@ -137,8 +137,8 @@ def _read_item(value: Any, path: str) -> Message | None:
 
 async def begin(service: Service, request: ResponseRequest) -> Answers:
     """Hand a request to the engine. Raises `ApiError` and what `Engine.submit` raises."""
-    service.check_model(request.model, service.name)
-    return await converse(service, request.messages, request.sampling, request.tools, request.grammar)
+    adapter = service.adapter(request.model)
+    return await converse(service, request.messages, request.sampling, request.tools, request.grammar, adapter=adapter)
 
 
 # --- what is sent -----------------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ def _response(service: Service, request: ResponseRequest) -> dict[str, Any]:
         "incomplete_details": None,
         "instructions": request.instructions,
         "max_output_tokens": sampling.get("max_tokens"),
-        "model": service.name,
+        "model": request.model,
         "output": [],
         "parallel_tool_calls": tools.parallel,
         "previous_response_id": None,

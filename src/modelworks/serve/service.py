@@ -73,15 +73,24 @@ class Service:
     def sampling(self) -> Sampling:
         return defaults(self.engine.model)
 
-    def check_model(self, asked: str, served: str) -> None:
-        """Raise `ApiError` (404) for a model that is not the one that does this."""
-        if asked != served:
-            raise ApiError(
-                404,
-                f"there is no model {asked[:80]!r} for this here; it is {served!r}",
-                param="model",
-                code="model_not_found",
-            )
+    @property
+    def generating(self) -> tuple[str, ...]:
+        """What answers prompts: the model, and its adapters."""
+        return (self.name, *(name for name in self.engine.adapters() if name != self.name))
+
+    def adapter(self, asked: str) -> str | None:
+        """The adapter that a request asks for as its `model`; None for the model itself.
+
+        Raises `ApiError` (404) for one that does not generate.
+        """
+        if asked not in (known := self.generating):
+            raise not_found(asked, known)
+        return None if asked == self.name else asked
+
+    def check_embedder(self, asked: str) -> None:
+        """Raise `ApiError` (404) for a model that is not the embedder."""
+        if asked != self.embedder_name:
+            raise not_found(asked, (self.embedder_name,))
 
     def check_length(self, texts: Sequence[str]) -> None:
         """Raise `ContextLengthError` for a prompt that is far too long, without the minutes that reading it would take.
@@ -106,6 +115,14 @@ class Service:
         tokenizer = self.tokenizer
         spelled = (index for index in range(tokenizer.vocab_size) if index not in tokenizer.control_ids)
         return max(len(tokenizer.token_bytes(index)) for index in spelled)
+
+
+def not_found(asked: str, known: Sequence[str]) -> ApiError:
+    """OpenAI's error for a model that is not there, or not for this."""
+    named = " or ".join(map(repr, known))
+    return ApiError(
+        404, f"there is no model {asked[:80]!r} for this here; it is {named}", param="model", code="model_not_found"
+    )
 
 
 def texts_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:

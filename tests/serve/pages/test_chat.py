@@ -50,6 +50,21 @@ def test_an_answer_streams_and_ends_with_its_facts(page) -> None:
     assert page.one("#chat-form [type=submit]").is_displayed()
 
 
+def test_an_adapter_is_chosen_like_a_model(adapted, tab, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, asked = adapted.service.engine, []
+    submit = engine.submit
+    monkeypatch.setattr(engine, "submit", lambda *a, **more: asked.append(more["adapter"]) or submit(*a, **more))
+    page = tab(adapted)
+    page.expected = ("api/documents",)
+    page.open("chat")
+    assert [option.text for option in page.all("#chat-model option")] == ["tiny", "pirate", "poet"]
+    assert page.text("#chat-name") == "tiny"
+    page.one("#chat-model option[value=poet]").click()
+    assert page.text("#chat-name") == "poet"
+    page.chat("Ahoy")
+    assert asked == ["poet"]
+
+
 def test_stop_ends_the_answer_here_and_in_the_engine(page) -> None:
     page.served.model.pause = 0.05
     page.submit("chat", "x" * 1000)

@@ -9,6 +9,7 @@ constexpr int kTile = 16;   // rows that are interleaved, so that one vector hol
 constexpr int kGroup = 32;  // columns that share a scale, in weights and activations
 constexpr int kBlock = 32;  // tokens in a block of the key-value cache
 constexpr int kStack = 8;   // rows of activations that lie together, group by group
+constexpr int kDense = 8;   // rows of a float matrix that are interleaved
 
 // How a packed matrix holds a group of one tile's rows:
 //   16 fp16 scales, 16 fp16 minima (with `min`) or the second half's scales (with `halves`), then the weights:
@@ -26,6 +27,14 @@ struct Matrix {
     int groups() const { return (cols + kGroup - 1) / kGroup; }
     int group_bytes() const { return kTile * 2 * (min || halves ? 2 : 1) + kTile * kGroup * bits / 8; }
     const uint8_t* tile(int index) const { return data + int64_t(index) * groups() * group_bytes(); }
+};
+
+// A small matrix of floats: for each 8 rows, column after column, 8 values; rows padded with zeros.
+struct Dense {
+    const float* data;
+    int rows, cols;
+
+    int tiles() const { return (rows + kDense - 1) / kDense; }
 };
 
 // Rows of activations as int8: x = scale * q, padded with zeros to groups. For each group its scale and what integer
@@ -93,6 +102,8 @@ struct Kernels {
     void (*attend)(const CacheBlock& block, int window, int width, const QueryRows& rows);
     void (*to_half)(const float* x, int n, uint16_t* y);
     float (*from_half)(uint16_t x);
+    // Tiles [first, last) of a matrix times `count` rows of x, each `matrix.cols` long.
+    void (*dense)(const Dense& matrix, int first, int last, const float* x, int count, const Output& out);
 };
 
 extern const Kernels kPortable;

@@ -2,11 +2,14 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #if defined(__aarch64__) && defined(__linux__)
@@ -119,6 +122,7 @@ class Bound {
     void linear(int source, int target, nb::list parts, nb::object bias, bool add, bool fine, int before,
                 nb::object weight, float eps, int gate) {
         auto step = std::make_unique<Linear>();
+        step->index = int(linears_.size());
         step->source = source;
         step->target = target;
         int rows = 0;
@@ -139,6 +143,7 @@ class Bound {
         expect(width(source) == (step->before == Linear::Before::gate ? 2 : 1) * cols, "a matrix and its source");
         expect((step->before == Linear::Before::norm) == !step->weight.empty(), "a norm and its weight");
         expect(rows == (target == Linear::kLogits ? program_.vocab : width(target)), "a matrix and its target");
+        linears_.push_back(step.get());
         keep(parts, std::move(step));
     }
 
@@ -174,10 +179,55 @@ class Bound {
         program_.append(std::move(step));
     }
 
+    // Each of `pairs` is (linear, part, rank, a, b): the matrices of a LowRank, tiled as `Dense` is.
+    int add_adapter(nb::list pairs) {
+        auto adapter = std::make_unique<Adapter>(linears_.size());
+        for (const nb::handle pair : pairs) {
+            const auto [linear, part, rank, a, b] =
+                nb::cast<std::tuple<int, int, int, Array<const float, 3>, Array<const float, 3>>>(pair, false);
+            expect(linear >= 0 && linear < int(linears_.size()) && linears_[linear]->target != Linear::kLogits,
+                   "an adapter and a step");
+            const std::vector<Matrix>& parts = linears_[linear]->parts;
+            expect(part >= 0 && part < int(parts.size()), "an adapter and a step's parts");
+            const LowRank found{{a.data(), positive(rank, "rank"), parts[part].cols}, {b.data(), parts[part].rows, rank}};
+            const auto fits = [](const Dense& matrix, const Array<const float, 3>& array) {
+                return int(array.shape(0)) == matrix.tiles() && int(array.shape(1)) == matrix.cols &&
+                       int(array.shape(2)) == kDense;
+            };
+            expect(fits(found.a, a) && fits(found.b, b), "an adapter and a matrix");
+            auto& all = (*adapter)[linear];
+            all.resize(parts.size());
+            all[part] = found;
+        }
+        int number;
+        {
+            nb::gil_scoped_release release;
+            number = program_.add_adapter(std::move(adapter));
+        }
+        adapters_[number] = std::move(pairs);
+        return number;
+    }
+
+    void remove_adapter(int number) {
+        {
+            nb::gil_scoped_release release;
+            program_.remove_adapter(number);
+        }
+        adapters_.erase(number);
+    }
+
     void step(Array<const int32_t, 1> ids, Array<const int32_t, 1> starts, Array<const int32_t, 1> held,
-              Array<const int32_t, 2> table, Array<const int32_t, 1> wanted, Array<float, 2> logits) {
-        const Batch batch{int(ids.size()),   int(held.size()), int(table.shape(1)), int(wanted.size()), ids.data(),
-                          starts.data(),     held.data(),      table.data(),        wanted.data(),      logits.data()};
+              Array<const int32_t, 2> table, Array<const int32_t, 1> wanted, Array<float, 2> logits,
+              nb::object adapters) {
+        const int32_t* adapters_B = nullptr;
+        if (!adapters.is_none()) {
+            const auto numbers = nb::cast<Array<const int32_t, 1>>(adapters, false);
+            if (numbers.size() != held.size()) throw std::invalid_argument("adapters must have one entry for each of held");
+            adapters_B = numbers.data();
+        }
+        const Batch batch{int(ids.size()), int(held.size()), int(table.shape(1)), int(wanted.size()),
+                          ids.data(),      starts.data(),    held.data(),         table.data(),
+                          wanted.data(),   logits.data(),    adapters_B};
         if (starts.size() != held.size() + 1 || table.shape(0) != held.size())
             throw std::invalid_argument("starts must have one entry more than held, and table a row for each of held");
         if (logits.shape(0) != wanted.size() || int(logits.shape(1)) != program_.vocab)
@@ -210,6 +260,8 @@ class Bound {
     int ropes_ = -1;  // the last one's index
     Program program_;
     std::vector<nb::object> owners_;
+    std::vector<const Linear*> linears_;
+    std::map<int, nb::object> adapters_;  // owners of the arrays
 };
 
 // y_MR = x_MK * matrix', the way the steps do it.
@@ -247,7 +299,10 @@ NB_MODULE(_native, m) {
         .def("attend", &Bound::attend, "source"_a, "target"_a, "layer"_a, "heads"_a, "scale"_a, "window"_a, "rope"_a,
              "q_norm"_a.none(), "k_norm"_a.none(), "eps"_a)
         .def("add_norm", &Bound::add_norm, "source"_a, "target"_a, "weight"_a, "eps"_a)
-        .def("step", &Bound::step, "ids"_a, "starts"_a, "held"_a, "table"_a, "wanted"_a, "logits"_a)
+        .def("step", &Bound::step, "ids"_a, "starts"_a, "held"_a, "table"_a, "wanted"_a, "logits"_a,
+             "adapters"_a.none())
+        .def("add_adapter", &Bound::add_adapter, "pairs"_a)
+        .def("remove_adapter", &Bound::remove_adapter, "number"_a)
         .def("copy_block", &Bound::copy_block, "source"_a, "target"_a)
         .def_prop_ro("cache_bytes", &Bound::cache_bytes);
 }

@@ -101,6 +101,11 @@ void Program::check(const Batch& batch) const {
                        std::to_string(cache.num_blocks));
         }
     }
+    for (int b = 0; batch.adapters_B && b < batch.sequences; b++) {
+        const int number = batch.adapters_B[b];
+        if (number != -1 && !adapters_.count(number))
+            refuse("sequence " + std::to_string(b) + " names adapter " + std::to_string(number) + ", which is not there");
+    }
     for (int r = 0; r < batch.wanted; r++) {
         if (batch.wanted_R[r] < 0 || batch.wanted_R[r] >= batch.tokens) refuse("wanted must be indices of tokens");
     }
@@ -131,7 +136,83 @@ void Program::step(const Batch& batch) {
             }
         });
     }
+    find_spans(batch);
     for (const auto& step : steps_) step->run(*this, batch);
+}
+
+int Program::add_adapter(std::unique_ptr<Adapter> adapter) {
+    std::lock_guard<std::mutex> guard(pool.busy);
+    adapters_[next_adapter_] = std::move(adapter);
+    return next_adapter_++;
+}
+
+void Program::remove_adapter(int number) {
+    std::lock_guard<std::mutex> guard(pool.busy);
+    if (!adapters_.erase(number)) refuse("there is no adapter " + std::to_string(number));
+}
+
+void Program::find_spans(const Batch& batch) {
+    spans_.clear();
+    for (int b = 0; batch.adapters_B && b < batch.sequences; b++) {
+        const int first = batch.starts_B1[b], count = batch.starts_B1[b + 1] - first;
+        if (batch.adapters_B[b] < 0 || count == 0) continue;
+        const Adapter* adapter = adapters_.at(batch.adapters_B[b]).get();
+        if (!spans_.empty() && spans_.back().adapter == adapter && spans_.back().first + spans_.back().count == first) {
+            spans_.back().count += count;
+        } else {
+            spans_.push_back({first, count, adapter});
+        }
+    }
+}
+
+bool Program::adapts(int linear) const {
+    return std::any_of(spans_.begin(), spans_.end(), [&](const Span& span) { return !(*span.adapter)[linear].empty(); });
+}
+
+float* Program::inputs(int rows, int cols) {
+    at_least(inputs_, int64_t(rows) * cols);
+    return inputs_.data();
+}
+
+const std::vector<Addition>& Program::additions(int linear, const float* inputs, int cols) {
+    constexpr int most = 16;  // rows of a piece
+    additions_.clear();
+    pieces_.clear();
+    int64_t size = 0, work = 0;
+    for (const Span& span : spans_) {
+        const std::vector<LowRank>& pairs = (*span.adapter)[linear];
+        for (size_t part = 0; part < pairs.size(); part++) {
+            if (!pairs[part].a.data) continue;
+            for (int tile = 0; tile < pairs[part].a.tiles(); tile++) {
+                for (int n = 0; n < span.count; n += most)
+                    pieces_.push_back({int(additions_.size()), tile, n, std::min(most, span.count - n)});
+            }
+            additions_.push_back({int(part), span.first, span.count, &pairs[part], nullptr});
+            size += int64_t(span.count) * pairs[part].a.rows;
+            work += int64_t(span.count) * pairs[part].a.rows * cols;
+        }
+    }
+    at_least(reduced_, size);
+    float* t = reduced_.data();
+    for (Addition& each : additions_) {
+        each.t = t;
+        t += int64_t(each.count) * each.pair->a.rows;
+    }
+    const auto reduce = [&](int i) {
+        const Piece& piece = pieces_[i];
+        const Addition& each = additions_[piece.addition];
+        const Dense& a = each.pair->a;
+        float* to = each.t + int64_t(piece.first) * a.rows;
+        const float* x = inputs + int64_t(each.first + piece.first) * cols;
+        kernels.dense(a, piece.tile, piece.tile + 1, x, piece.count, {to, a.rows, nullptr, false});
+    };
+    // One token's is done sooner than other threads are awake.
+    if (work <= 1 << 15) {
+        for (int i = 0; i < int(pieces_.size()); i++) reduce(i);
+    } else {
+        pool.run(int(pieces_.size()), reduce);
+    }
+    return additions_;
 }
 
 void Program::copy_block(int source, int target) {
@@ -157,14 +238,19 @@ void Linear::run(Program& program, const Batch& batch) const {
     const int rows = logits ? batch.wanted : batch.tokens, cols = parts[0].cols;
     if (rows == 0) return;
     const Activations x = program.quantized(rows, cols, fine);
+    // An adapter reads the inputs as they are before they are rounded. (The head has none: its rows are others.)
+    const bool adapted = !logits && program.adapts(index);
+    float* inputs = adapted ? program.inputs(rows, cols) : nullptr;
     program.each_row(rows, [&](int n) {
         const float* from = program.row(source, logits ? batch.wanted_R[n] : n);
-        if (before != Before::nothing) {
-            float* made = scratch(cols);
+        if (before != Before::nothing || adapted) {
+            float* made = adapted ? inputs + int64_t(n) * cols : scratch(cols);
             if (before == Before::norm) {
                 kernels.norm(from, weight.data(), cols, eps, made);
-            } else {
+            } else if (before == Before::gate) {
                 kernels.gate(gate, from, from + cols, cols, made);
+            } else {
+                memcpy(made, from, size_t(cols) * sizeof(float));
             }
             from = made;
         }
@@ -172,11 +258,16 @@ void Linear::run(Program& program, const Batch& batch) const {
     });
     float* y = logits ? batch.logits_RV : program.row(target, 0);
     const int64_t stride = logits ? program.vocab : program.width(target);
-    multiply(kernels, program.pool, parts, x, rows, {y, stride, bias.empty() ? nullptr : bias.data(), add});
+    const Output to{y, stride, bias.empty() ? nullptr : bias.data(), add};
+    if (adapted) {
+        multiply(kernels, program.pool, parts, x, rows, to, program.additions(index, inputs, cols));
+    } else {
+        multiply(kernels, program.pool, parts, x, rows, to);
+    }
 }
 
 void multiply(const Kernels& kernels, Pool& pool, const std::vector<Matrix>& parts, const Activations& x, int rows,
-              const Output& out) {
+              const Output& out, const std::vector<Addition>& additions) {
     int tiles = 0;
     for (const Matrix& part : parts) tiles += part.tiles();
     // A few chunks a thread, so that one which is slowed down leaves its share to the others; with many rows, a tile is
@@ -184,11 +275,19 @@ void multiply(const Kernels& kernels, Pool& pool, const std::vector<Matrix>& par
     const int chunks = std::min(tiles, (rows < 32 ? 8 : 64) * pool.threads);
     pool.run(chunks, [&](int chunk) {
         int first = int(int64_t(tiles) * chunk / chunks), last = int(int64_t(tiles) * (chunk + 1) / chunks), row = 0;
-        for (const Matrix& part : parts) {
+        for (size_t p = 0; p < parts.size(); p++) {
+            const Matrix& part = parts[p];
             const int end = std::min(last, part.tiles());
             if (first < end) {
                 const Output to{out.y + row, out.stride, out.bias ? out.bias + row : nullptr, out.add};
                 kernels.linear(part, first, end, x, rows, to);
+                for (const Addition& each : additions) {
+                    if (each.part != int(p)) continue;
+                    const Dense& b = each.pair->b;
+                    constexpr int ratio = kTile / kDense;
+                    kernels.dense(b, ratio * first, std::min(ratio * end, b.tiles()), each.t, each.count,
+                                  {to.y + each.first * to.stride, to.stride, nullptr, true});
+                }
             }
             first = std::max(0, first - part.tiles());
             last -= part.tiles();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -15,6 +16,23 @@ struct Batch {
     int tokens, sequences, blocks, wanted;
     const int32_t *ids_N, *starts_B1, *held_B, *table_BM, *wanted_R;
     float* logits_RV;
+    const int32_t* adapters_B;  // null: none
+};
+
+// What is added to a part of a `Linear` for sequences with an adapter: y += b (a x) (Hu et al. 2021, arXiv:2106.09685,
+// eq. 3), b holding the scale. Without an `a` there is nothing to add.
+struct LowRank {
+    Dense a{nullptr, 0, 0}, b{nullptr, 0, 0};
+};
+
+// By the index of a `Linear` and of its part; empty for a `Linear` that it leaves alone.
+using Adapter = std::vector<std::vector<LowRank>>;
+
+// A part's addition to rows [first, first + count): y += b t.
+struct Addition {
+    int part, first, count;
+    const LowRank* pair;
+    float* t;
 };
 
 // Rotary frequencies, radians a position for each pair, and the factor on cos and sin.
@@ -81,6 +99,9 @@ class Program {
     // Throws std::invalid_argument for a batch that is none; the cache is then untouched.
     void step(const Batch& batch);
     void copy_block(int source, int target);
+    // An adapter's number, for `Batch`. Neither happens while a step runs.
+    int add_adapter(std::unique_ptr<Adapter> adapter);
+    void remove_adapter(int number);
     int64_t cache_bytes() const { return cache.block() * 2 * cache.num_blocks; }
 
     // What steps work with.
@@ -91,6 +112,11 @@ class Program {
     const float* cos(int rope, int n) const { return angles_[rope].data() + int64_t(n) * 2 * half_width(rope); }
     const float* sin(int rope, int n) const { return cos(rope, n) + half_width(rope); }
     Activations quantized(int rows, int cols, bool fine);
+    // Whether any row of the batch has an adapter that adds to that `Linear`.
+    bool adapts(int linear) const;
+    float* inputs(int rows, int cols);
+    // The additions to a `Linear` of those inputs, their t = a x computed.
+    const std::vector<Addition>& additions(int linear, const float* inputs, int cols);
 
     // Call body(n) for rows, in parallel where there is enough to do.
     template <class Body>
@@ -111,7 +137,16 @@ class Program {
     std::vector<int> last;
 
   private:
+    struct Span {  // rows that follow each other and have the same adapter
+        int first, count;
+        const Adapter* adapter;
+    };
+    struct Piece {  // of computing t: one tile of a, some rows
+        int addition, tile, first, count;
+    };
+
     void check(const Batch& batch) const;
+    void find_spans(const Batch& batch);
     int half_width(int rope) const { return int(ropes_[rope].frequency.size()); }
 
     std::vector<int> widths_;
@@ -121,6 +156,12 @@ class Program {
     uint16_t* const cache_;
     std::vector<std::vector<float>> buffers_, angles_;
     RoundedRows rounded_;
+    std::map<int, std::unique_ptr<Adapter>> adapters_;
+    int next_adapter_ = 0;
+    std::vector<Span> spans_;
+    std::vector<Addition> additions_;
+    std::vector<Piece> pieces_;
+    std::vector<float> inputs_, reduced_;
 };
 
 // target = the rows of `table` at the tokens' ids, times `scale`.
@@ -137,6 +178,7 @@ struct Linear : Step {
     static constexpr int kLogits = -1;
     enum class Before { nothing = 0, norm = 1, gate = 2 };
 
+    int index;  // among the linear steps
     int source, target;
     std::vector<Matrix> parts;
     std::vector<float> bias;  // empty: none
@@ -188,8 +230,8 @@ struct AddNorm : Step {
 
 // One row of a packed matrix as floats; `out` has the matrix's columns.
 void unpack_row(const Kernels& kernels, const Matrix& matrix, int row, float* out);
-// The product of a list of matrices, on top of each other, with rows of activations, in parallel.
+// The product of a list of matrices, on top of each other, with rows of activations, in parallel; and what is added.
 void multiply(const Kernels& kernels, Pool& pool, const std::vector<Matrix>& parts, const Activations& x, int rows,
-              const Output& out);
+              const Output& out, const std::vector<Addition>& additions = {});
 
 }  // namespace modelworks
