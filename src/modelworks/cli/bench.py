@@ -47,7 +47,7 @@ def bench(
     peers: Literal["all", "llama.cpp", "transformers", "none"] = "all",
     peer_python: Pythons = (),
     timeout: Seconds = 600.0,
-    json_file: Annotated[str | None, Parameter(name="--json")] = None,
+    json_file: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
     chart: Path | None = None,
 ) -> None:
     """Measure a model: decode, prefill, time to first token, throughput of many requests, memory.
@@ -64,7 +64,7 @@ def bench(
     rounds
         How often each side is measured, in turn: 3, or 1 with --quick.
     quick
-        One round of a shorter context and fewer requests: a first impression in less than a minute.
+        One round of a shorter context and fewer requests: a first impression.
     context
         Tokens of the prompt that is read, and that decoding goes on from: 512, or 128 with --quick.
     concurrency

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 WIDTH = 760
 _MARGIN = 32
-_BARS = 136  # where bars begin
-_LONGEST = 380  # the longest bar; its value comes after it
-_ROW, _BAR = 24, 16  # heights
+_BARS = 144  # where bars begin
+_LONGEST = 372  # the longest bar; its value comes after it
+_ROW, _BAR = 22, 14  # heights
 _LETTER = 0.56  # of a font's size, a letter's width on average; for cutting what would not fit
 _PNG_SCALE = 2
 _OWN = "modelworks"
+_PLAIN = str.maketrans({"×": "x", "…": "..."})  # what the font of a PNG lacks
 
 # By role: in light, in dark. Texts have at least 4.5 times the background's contrast (WCAG 2.2, 1.4.3).
 COLOURS = {
@@ -85,11 +86,15 @@ def describe_conditions(report: Report) -> list[str]:
     rounds = f"medians of {settings['rounds']} rounds" if settings["rounds"] > 1 else "one round"
     isa = report.about.get(_OWN, {}).get("isa")
     with_isa = f" ({isa})" if isa else ""
-    lines = [f"{machine['cpu']}{with_isa}, {settings['threads']} of {machine['cores']} cores, {rounds}"]
+    lines = [f"{machine['cpu']}{with_isa}, {_threads(settings['threads'], machine['cores'])}, {rounds}"]
     lines.append(", ".join(_version(side, about["version"]) for side, about in report.about.items()))
     if machine["busy"]:
         lines.append(f"The machine was busy: load average {machine['load_average']:.2f}")
     return [escaped(line) for line in lines]
+
+
+def _threads(threads: int, cores: int) -> str:
+    return f"{threads} thread{'s' * (threads > 1)} on {cores} core{'s' * (cores > 1)}"
 
 
 def _version(side: str, version: str) -> str:
@@ -109,7 +114,7 @@ def _shapes(report: Report) -> Iterator[Shape]:
         y += 20
         yield Text(_MARGIN, y, _cut(line, 13, right - _MARGIN), role="muted")
     for measure in report.measures:
-        y += 22
+        y += 14
         yield Box(_MARGIN, y, right - _MARGIN, 1, "line")
         y += 26
         wish = "more is better" if measure.higher_is_better else "less is better"
@@ -120,11 +125,11 @@ def _shapes(report: Report) -> Iterator[Shape]:
         for side, figure in measure.figures.items():
             own = side == _OWN
             length = max(2.0, _LONGEST * figure.median / most)
-            yield Text(_MARGIN, y + 13, side, bold=own)
+            yield Text(_MARGIN, y + 12, side, bold=own)
             yield Box(_BARS, y, length, _BAR, "own" if own else "peer", 3)
-            yield Text(_BARS + length + 8, y + 13, format_number(figure.median), bold=own)
+            yield Text(_BARS + length + 8, y + 12, format_number(figure.median), bold=own)
             if not own:
-                yield Text(right, y + 13, describe_ratio(measure, side), 13, "muted", "end")
+                yield Text(right, y + 12, describe_ratio(measure, side), 13, "muted", "end")
             y += _ROW
     yield Box(_MARGIN, y, 0, 0, "line")  # the end, for the height
 
@@ -217,7 +222,8 @@ def to_png(report: Report) -> bytes:
         x, y, fill = shape.x * _PNG_SCALE, shape.y * _PNG_SCALE, COLOURS[shape.role][0]
         if isinstance(shape, Text):
             font = ImageFont.load_default(shape.size * _PNG_SCALE)
-            draw.text((x, y), shape.text, fill, font, "rs" if shape.anchor == "end" else "ls")
+            anchor, bolder = "rs" if shape.anchor == "end" else "ls", 0.5 if shape.bold else 0
+            draw.text((x, y), shape.text.translate(_PLAIN), fill, font, anchor, stroke_width=bolder)
         elif shape.width:
             corner = (x + shape.width * _PNG_SCALE - 1, y + shape.height * _PNG_SCALE - 1)
             draw.rounded_rectangle((x, y, *corner), shape.radius * _PNG_SCALE, fill)
