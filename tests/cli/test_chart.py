@@ -8,11 +8,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from modelworks.cli.chart import (
     COLOURS,
     FORMATS,
+    PLAIN,
     WIDTH,
     Box,
     Text,
@@ -144,6 +145,11 @@ def test_the_picture_is_drawn(report: Report) -> None:
     image = Image.open(io.BytesIO(png))
     _, height = layout(report)
     assert image.size == (2 * WIDTH, 2 * height)
+    # The font that Pillow brings has few letters beyond Latin ones; an empty box stands for what it lacks.
+    font = ImageFont.load_default(26)
+    drawn = {letter for shape in layout(report)[0] if isinstance(shape, Text) for letter in shape.text.translate(PLAIN)}
+    lacking = bytes(font.getmask("\uffff"))
+    assert [letter for letter in drawn if bytes(font.getmask(letter)) == lacking] == []
     colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
     for role in ("own", "peer", "text", "muted"):
         assert tuple(bytes.fromhex(COLOURS[role][0][1:])) in colours

@@ -24,7 +24,7 @@ _ROW, _BAR = 22, 14  # heights
 _LETTER = 0.56  # of a font's size, a letter's width on average; for cutting what would not fit
 _PNG_SCALE = 2
 _OWN = "modelworks"
-_PLAIN = str.maketrans({"×": "x", "…": "..."})  # what the font of a PNG lacks
+PLAIN = str.maketrans({"×": "x", "…": "..."})  # what the font of a PNG lacks
 
 # By role: in light, in dark. Texts have at least 4.5 times the background's contrast (WCAG 2.2, 1.4.3).
 COLOURS = {
@@ -223,7 +223,7 @@ def to_png(report: Report) -> bytes:
         if isinstance(shape, Text):
             font = ImageFont.load_default(shape.size * _PNG_SCALE)
             anchor, bolder = "rs" if shape.anchor == "end" else "ls", 0.5 if shape.bold else 0
-            draw.text((x, y), shape.text.translate(_PLAIN), fill, font, anchor, stroke_width=bolder)
+            draw.text((x, y), shape.text.translate(PLAIN), fill, font, anchor, stroke_width=bolder)
         elif shape.width:
             corner = (x + shape.width * _PNG_SCALE - 1, y + shape.height * _PNG_SCALE - 1)
             draw.rounded_rectangle((x, y, *corner), shape.radius * _PNG_SCALE, fill)
