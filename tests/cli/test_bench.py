@@ -108,6 +108,17 @@ def test_a_model_that_is_not_there(run: Run) -> None:
     run("bench", "gone.gguf", "--peers", "none").assert_one_line_error("gone.gguf: no such file or folder")
 
 
+def test_a_file_that_is_no_model(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "notes.gguf"
+    file.write_text("not a model")
+    result = run("bench", file, *SMALL, "--peers", "none")
+    assert result.status == 1
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    assert result.err.splitlines()[-1].startswith(f"modelworks: {file}: ")
+    assert result.err.count(str(file)) == 1
+
+
 def test_a_context_that_is_too_long(run: Run, folder: Path) -> None:
     result = run("bench", folder, "--peers", "none")
     assert result.status == 1

@@ -192,7 +192,8 @@ def compare(
                                 advance(taken, note=side.name)
                 except _PeerError as error:
                     if side.name == OWN:
-                        raise ModelworksError(f"{task.model}: {error}") from None
+                        said = str(error)
+                        raise ModelworksError(said if task.model in said else f"{task.model}: {said}") from None
                     outcome.fault = str(error)
             if advance:
                 advance(left)
