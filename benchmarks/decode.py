@@ -76,9 +76,9 @@ def table_of(
             "peak_mib": peaks[OWN],
             "peer_peak_mib": peaks[LLAMA],
         }
-        if outcomes[OWN].tokens:
-            same = sum(a == b for a, b in zip(outcomes[OWN].tokens, outcomes[LLAMA].tokens))
-            table[kind]["same_tokens"] = same
+        if "decode" in what.kinds:
+            said = [outcomes[side].tokens["decode"] for side in (OWN, LLAMA)]
+            table[kind]["same_tokens"] = sum(a == b for a, b in zip(*said))
         about = {side: outcome.about for side, outcome in outcomes.items()}
         print(f"{kind}: {table[kind]}", flush=True)
     return table, about

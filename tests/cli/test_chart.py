@@ -34,7 +34,7 @@ def make(name: str = "SmolLM2-135M-Instruct.Q4_1.gguf", cpu: str = "AMD EPYC", *
     """A report; each peer's factor on every figure of ours."""
     measured = dict(zip(TASK.measures, (112.25, 903.4, 139.6, 561.0, 104.0, 288.0, 511.5, 420.0)))
     outcomes = {
-        side: Outcome({"version": "1.0"}, {key: [value * factor] for key, value in measured.items()}, [])
+        side: Outcome({"version": "1.0"}, {key: [value * factor] for key, value in measured.items()}, {})
         for side, factor in ({OWN: 1.0} | peers).items()
     }
     machine = {"cpu": cpu, "cores": 2, "memory_mib": 1, "system": "x", "load_average": 1.5, "busy": True}

@@ -31,7 +31,7 @@ def test_sides_take_turns_and_every_sample_is_kept(fake: Fake, make_task: MakeTa
     for side in (OWN, "peer"):
         assert outcomes[side].samples == {"decode": [2.0, 4.0] * 3}
         assert outcomes[side].about == {"version": "1"}
-        assert outcomes[side].tokens == [7, 8]
+        assert outcomes[side].tokens == {"decode": [7, 8]}
         assert outcomes[side].fault is None
 
 
@@ -63,6 +63,7 @@ def test_a_side_gets_the_task_and_its_threads(fake: Fake, make_task: MakeTask) -
         ("say(measure='decode', samples=['1'])", "no result"),
         ("say(measure='elsewhere', samples=[1.0])", "no result"),
         ("say(measure='decode', samples=[1.0]); say(measure='decode', samples=[1.0])", "no result"),
+        ("say(measure='decode', samples=[1.0], tokens=7)", "no result"),
         ("say(about={'version': 3})", "no result"),
         ("time.sleep(60)", "nothing for 2 seconds"),
         ("os.close(1); time.sleep(60)", "stopped reporting"),
@@ -194,4 +195,4 @@ def test_the_working_folder_is_not_imported_from(
     monkeypatch.chdir(tmp_path)
     assert os.getcwd() == str(tmp_path)  # noqa: PTH109
     outcomes = compare(make_task(kinds=ONLY_DECODE), [own()], rounds=1)
-    assert len(outcomes[OWN].tokens) == 20
+    assert len(outcomes[OWN].tokens["decode"]) == 20

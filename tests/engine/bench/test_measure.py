@@ -39,9 +39,10 @@ class Counting:
         self.said += 1
         return self.said
 
-    def answer(self, prompts: Sequence[Sequence[int]], count: int) -> None:
+    def answer(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
         self.calls.append(("answer", ([list(prompt) for prompt in prompts], count)))
         self.now += 2 * len(prompts) * count
+        return [[prompt[0]] * count for prompt in prompts]
 
 
 @pytest.fixture
@@ -75,8 +76,10 @@ def test_a_first_token_is_timed_in_milliseconds(subject: Counting) -> None:
 
 
 def test_a_batch_counts_the_tokens_of_all_answers(subject: Counting) -> None:
-    assert measure.batch(subject, together=4, length=6, count=10) == 0.5
+    speed, tokens = measure.batch(subject, together=4, length=6, count=10)
+    assert speed == 0.5
     ((_, (prompts, count)),) = subject.calls
+    assert tokens == [prompt[0] for prompt in prompts for _ in range(10)]
     assert count == 10
     assert [len(prompt) for prompt in prompts] == [6] * 4
     assert len({prompt[0] for prompt in prompts}) == 4
@@ -125,7 +128,7 @@ class Loud:
     def about(self): return {"version": "2"}
     def clear(self): pass
     def read(self, ids): print("reading", flush=True); return 3
-    def answer(self, prompts, count): pass
+    def answer(self, prompts, count): return []
 run(Loud)
 """
     task = make_task(kinds=("decode",), tokens=3)

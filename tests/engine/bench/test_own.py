@@ -47,7 +47,9 @@ def test_an_answer_has_its_tokens_though_the_model_would_end_it(
     save(make_llama(eos_token_id=ends), tmp_path / "ends")
     assert len(greedy(make_llama(eos_token_id=ends), 8, 3)) == 1
     subject = Own(asdict(make_task(model=str(tmp_path / "ends"))))
-    subject.answer([make_prompt(8, subject.vocab_size), make_prompt(5, subject.vocab_size, 1)], 4)
+    answers = subject.answer([make_prompt(8, subject.vocab_size), make_prompt(5, subject.vocab_size, 1)], 4)
+    assert answers[0] == greedy(bare, 8, 4)
+    assert len(answers[1]) == 4
 
 
 def test_an_answer_that_is_too_short_is_no_figure(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:

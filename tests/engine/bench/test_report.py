@@ -18,7 +18,7 @@ TASK = Task(model="/x/model.gguf", threads=2, concurrency=(1, 16))
 def outcome(speed: float, other: float, tokens: list[int], fault: str | None = None) -> Outcome:
     samples = {name: [speed, 2 * speed, 3 * speed] for name in ("decode", "prefill", "batch_1", "batch_16")}
     samples |= {name: [other, 2 * other, 3 * other] for name in ("memory", "first_token", "memory_batch")}
-    return Outcome({"version": "1"}, samples, tokens, fault)
+    return Outcome({"version": "1"}, samples, {"decode": tokens}, fault)
 
 
 def report(**outcomes: Outcome) -> Report:
@@ -47,7 +47,7 @@ def test_a_ratio_above_one_is_for_modelworks_whatever_is_measured() -> None:
 
 
 def test_what_a_peer_lacks_is_left_out_and_said() -> None:
-    half = Outcome({"version": "1"}, {"decode": [7.0]}, [], "it ended")
+    half = Outcome({"version": "1"}, {"decode": [7.0]}, {}, "it ended")
     found = report(peer=half)
     assert found.missing == {"transformers": "not found", "peer": "it ended"}
     assert [set(measure.figures) for measure in found.measures] == [{OWN, "peer"}] + [{OWN}] * 6

@@ -87,8 +87,8 @@ class Outcome:
     about: dict[str, str] = field(default_factory=dict)
     samples: dict[str, list[float]] = field(default_factory=dict)
     """By the measure's name, in the order in which they came."""
-    tokens: list[int] = field(default_factory=list)
-    """What it decoded in the first round."""
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    """By measure, the tokens that it computed in the first round, where it says so."""
     fault: str | None = None
     """Why the rest is missing, in one line."""
 
@@ -207,8 +207,8 @@ def _keep(outcome: Outcome, line: Mapping[str, Any]) -> int:
     if "measure" not in line:
         return 0
     outcome.samples.setdefault(line["measure"], []).extend(line["samples"])
-    if not outcome.tokens:
-        outcome.tokens = list(line.get("tokens", ()))
+    if "tokens" in line:
+        outcome.tokens.setdefault(line["measure"], list(line["tokens"]))
     return 1
 
 
@@ -285,7 +285,8 @@ def _parse(raw: bytes, measures: Collection[str]) -> dict[str, Any]:
             return dict(line)
         samples = line["samples"]
         numbers = all(isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in samples)
-        if line["measure"] in measures and samples and numbers:
+        ids = isinstance(line.get("tokens", []), list)
+        if line["measure"] in measures and samples and numbers and ids:
             return dict(line)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass

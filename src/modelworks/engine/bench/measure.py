@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 STRETCH = 16  # tokens that are decoded between two looks at the clock
 USER_ERROR = 3  # the exit status of a process whose standard error ends with what the user can mend
+_PERIOD = 24  # tokens after which a prompt repeats itself
 BATCH_PROMPT = 64  # tokens of each prompt, at most, where several are answered together
 
 
@@ -40,14 +41,17 @@ class Subject(Protocol):
         """Append tokens to the sequence; the likeliest next token."""
         ...
 
-    def answer(self, prompts: Sequence[Sequence[int]], count: int) -> None:
-        """Compute exactly `count` tokens after each prompt, all prompts together and from nothing."""
+    def answer(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+        """Exactly `count` tokens after each prompt, all prompts together and from nothing."""
         ...
 
 
 def make_prompt(length: int, vocab_size: int, seed: int = 0) -> list[int]:
-    """Token ids that differ from the first on between seeds, so that no cache of prefixes helps."""
-    return [(1 + 37 * at + 1009 * seed) % vocab_size for at in range(length)]
+    """Token ids that differ from the first on between seeds, so that no cache of prefixes helps.
+
+    They repeat themselves, as models then do too: what comes next is beyond the roundings in which sides differ.
+    """
+    return [(1 + 37 * (at % _PERIOD) + 1009 * seed) % vocab_size for at in range(length)]
 
 
 def decode(subject: Subject, context: int, tokens: int) -> tuple[list[float], list[int]]:
@@ -88,12 +92,13 @@ def first_token(subject: Subject, length: int, passes: int) -> list[float]:
     return waits[1:]
 
 
-def batch(subject: Subject, together: int, length: int, count: int) -> float:
-    """Tokens a second of so many answers together, from asking to the last token of all."""
+def batch(subject: Subject, together: int, length: int, count: int) -> tuple[float, list[int]]:
+    """Tokens a second of so many answers together, from asking to the last token of all; and their tokens."""
     prompts = [make_prompt(length, subject.vocab_size, 100 + seed) for seed in range(together)]
     began = time.perf_counter()
-    subject.answer(prompts, count)
-    return together * count / (time.perf_counter() - began)
+    answers = subject.answer(prompts, count)
+    speed = together * count / (time.perf_counter() - began)
+    return speed, [token for answer in answers for token in answer]
 
 
 def peak_mib() -> float | None:
@@ -127,7 +132,8 @@ def results(subject: Subject, task: Mapping[str, Any]) -> Iterator[dict[str, Any
     if "batch" in kinds:
         length = min(context, BATCH_PROMPT)
         for together in task["concurrency"]:
-            yield {"measure": f"batch_{together}", "samples": [batch(subject, together, length, task["answer"])]}
+            speed, tokens = batch(subject, together, length, task["answer"])
+            yield {"measure": f"batch_{together}", "samples": [speed], "tokens": tokens}
         if "memory" in kinds and (peak := peak_mib()) is not None:
             yield {"measure": "memory_batch", "samples": [peak]}
 

@@ -94,15 +94,17 @@ class Own:
         self._held += count
         return int(logits_1V[0].argmax())
 
-    def answer(self, prompts: Sequence[Sequence[int]], count: int) -> None:
+    def answer(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
         from modelworks.engine.sample import Sampling
 
         if self._engine is None:
             self._engine = self._start()
         handles = [self._engine.submit(prompt, Sampling(max_tokens=count)) for prompt in prompts]
-        for handle in handles:
-            if (said := sum(len(piece.ids) for piece in handle)) != count:
-                raise RuntimeError(f"an answer has {said} tokens, {count} were asked for")
+        answers = [[token for piece in handle for token in piece.ids] for handle in handles]
+        for answer in answers:
+            if len(answer) != count:
+                raise RuntimeError(f"an answer has {len(answer)} tokens, {count} were asked for")
+        return answers
 
     def _start(self) -> Engine:
         from modelworks.engine.engine import Engine

@@ -145,9 +145,9 @@ def make_report(
         about={side: outcome.about for side, outcome in outcomes.items() if outcome.about},
         missing=dict(missing) | {side: outcome.fault for side, outcome in outcomes.items() if outcome.fault},
         same_tokens={
-            side: _same(own.tokens, outcome.tokens)
+            side: _same(own.tokens["decode"], outcome.tokens["decode"])
             for side, outcome in outcomes.items()
-            if side != OWN and own.tokens and outcome.tokens
+            if side != OWN and "decode" in own.tokens and "decode" in outcome.tokens
         },
         measures=measures,
         versions=installed_versions(),

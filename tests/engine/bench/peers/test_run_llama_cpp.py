@@ -31,8 +31,8 @@ def test_it_measures_the_same_model(llama: Side, smollm: LanguageModel) -> None:
     outcomes = compare(task, [own(), llama], rounds=1)
     assert outcomes[LLAMA].fault is None
     assert tuple(outcomes[LLAMA].samples) == task.measures
-    # Both round what they compute, each in its way; a wrong position or a lost prompt would change the first token.
-    assert outcomes[LLAMA].tokens[:2] == outcomes[OWN].tokens[:2]
+    # Both round what they compute, each in its way, but here no two tokens are nearly as likely.
+    assert outcomes[LLAMA].tokens == outcomes[OWN].tokens
 
 
 def test_it_reads_no_folder(llama: Side, make_task: Callable[..., Task]) -> None:

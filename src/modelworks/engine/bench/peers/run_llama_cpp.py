@@ -75,8 +75,14 @@ class LlamaCpp:
             for at, token in enumerate(prompt)
         ]
         newest = self._step(waiting)
+        answers = [[newest[row]] for row in range(len(prompts))]
         for done in range(count - 1):
-            newest = self._step([(newest[row], len(prompts[row]) + done, row, True) for row in sorted(newest)])
+            newest = self._step(
+                [(answer[-1], len(prompts[row]) + done, row, True) for row, answer in enumerate(answers)]
+            )
+            for row, answer in enumerate(answers):
+                answer.append(newest[row])
+        return answers
 
     def _step(self, waiting):
         """Compute (token, position, sequence, wanted) in calls of at most BATCH; the wanted rows' likeliest next."""

@@ -42,8 +42,11 @@ class Transformers:
     def answer(self, prompts, count):
         cache = transformers.DynamicCache()
         ids_BT = torch.tensor([list(prompt) for prompt in prompts])
+        said = []
         for _ in range(count):
             ids_BT = self._next(ids_BT, cache)
+            said.append(ids_BT)
+        return torch.cat(said, 1).tolist()
 
 
 run(Transformers)
