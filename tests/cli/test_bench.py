@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_a_table_a_file_and_a_chart(run: Run, folder: Path, tmp_path: Path) -> N
     for measure in value["measures"]:
         figure = measure["figures"]["modelworks"]
         assert all(math.isfinite(sample) and sample > 0 for sample in figure["samples"])
-        assert f"{measure['label']}, {measure['unit']}" in result.out
+        assert re.search(rf"^{measure['label']} +{measure['unit']} +[\d,.]+$", result.out, re.MULTILINE), result.out
         assert measure["label"] in chart.read_text()
 
 
@@ -77,7 +78,23 @@ def test_a_peer_that_fails_is_one_line(run: Run, folder: Path, monkeypatch: pyte
     assert "transformers: not found" in said
     assert "llama.cpp is left out from where it failed: it ended with status 1: no such\\x1b[31m thing" in said
     assert "Traceback" not in result.err
-    assert "Decode, after 8 tokens" in result.out
+    assert "Decode" in result.out
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_peers_are_compared_unless_the_machine_was_busy(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    said = 'print(\'{"about": {"version": "9"}}\\n{"measure": "decode", "samples": [1e-3]}\\n{"done": true}\')'
+    peer = Side("llama.cpp", (sys.executable, "-c", said))
+    monkeypatch.setattr("modelworks.engine.bench.compare.find_peers", lambda *_: ([peer], {}))
+    monkeypatch.setattr("os.getloadavg", lambda: (100.0 if busy else 0.0, 0.0, 0.0))
+    monkeypatch.setattr("modelworks.engine.bench.report._times", lambda: None)
+    result = run("bench", folder, *SMALL)
+    assert result.status == 0, result.err
+    assert re.search(r"^Decode +tok/s +[\d,.]+ +0\.00" + ("$" if busy else r" +[\d,]+×$"), result.out, re.MULTILINE)
+    assert ("ratio" in result.out) == (not busy)
+    assert ("nothing is compared" in result.out) == busy
 
 
 @pytest.mark.parametrize(

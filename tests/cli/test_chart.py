@@ -30,14 +30,24 @@ SVG = "{http://www.w3.org/2000/svg}"
 TASK = Task(model="", threads=2)
 
 
-def make(name: str = "SmolLM2-135M-Instruct.Q4_1.gguf", cpu: str = "AMD EPYC", **peers: float) -> Report:
+def make(
+    name: str = "SmolLM2-135M-Instruct.Q4_1.gguf", cpu: str = "AMD EPYC", *, busy: bool = False, **peers: float
+) -> Report:
     """A report; each peer's factor on every figure of ours."""
     measured = dict(zip(TASK.measures, (112.25, 903.4, 139.6, 561.0, 104.0, 288.0, 511.5, 420.0)))
     outcomes = {
         side: Outcome({"version": "1.0"}, {key: [value * factor] for key, value in measured.items()}, {})
         for side, factor in ({OWN: 1.0} | peers).items()
     }
-    machine = {"cpu": cpu, "cores": 2, "memory_mib": 1, "system": "x", "load_average": 1.5, "busy": True}
+    machine = {
+        "cpu": cpu,
+        "cores": 2,
+        "memory_mib": 1,
+        "system": "x",
+        "load_average": 0.1,
+        "others": 0.02,
+        "busy": busy,
+    }
     model = {"ref": "starter", "name": name, "bytes": 1, "sha256": None}
     return make_report(TASK, outcomes, rounds=3, model=model, machine=machine, missing={"transformers": "not found"})
 
@@ -60,7 +70,13 @@ def test_the_numbers_are_the_results(report: Report) -> None:
             if side != OWN:
                 assert describe_ratio(measure, side) in shown
     assert not re.search(r"nan|inf\b", " ".join(shown), re.IGNORECASE)
-    assert "The machine was busy: load average 1.50" in shown
+
+
+def test_a_busy_machine_compares_nothing() -> None:
+    shown = " ".join(texts(to_svg(make(busy=True, **{"llama.cpp": 0.5}))))
+    assert "The machine was busy, so nothing is compared" in shown
+    assert "×" not in shown
+    assert "56.1" in shown
 
 
 def test_bars_have_the_lengths_of_their_values(report: Report) -> None:

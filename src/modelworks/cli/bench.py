@@ -84,7 +84,7 @@ def bench(
     """
     from modelworks.cli.chart import FORMATS
     from modelworks.engine.bench.compare import PEERS, Task, compare, find_peers, own
-    from modelworks.engine.bench.report import describe_machine, describe_model, make_report
+    from modelworks.engine.bench.report import Watch, describe_model, make_report
     from modelworks.kernels.native import threads as all_threads
     from modelworks.models.fetch import pull
 
@@ -97,7 +97,7 @@ def bench(
     wanted = {"all": PEERS, "none": ()}.get(peers, (peers,))
     found, missing = find_peers(peer_python, wanted)
     path = pull(model)
-    machine = describe_machine()
+    watch = Watch.begin()
     changes = _QUICK if quick else {}
     asked = {"context": context, "concurrency": concurrency}
     changes = changes | {name: value for name, value in asked.items() if value is not None}
@@ -108,6 +108,7 @@ def bench(
     sides = [own(), *found]
     with progress("measuring", len(sides) * rounds * len(task.measures)) as advance:
         outcomes = compare(task, sides, rounds=rounds, patience=timeout, advance=advance)
+    machine = watch.describe()
     report = make_report(
         task, outcomes, rounds=rounds, model=describe_model(model, path), machine=machine, missing=missing
     )
@@ -130,25 +131,26 @@ def _print_table(report: Report) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from modelworks.cli.chart import describe_conditions, describe_ratio, format_number
+    from modelworks.cli.chart import describe_conditions, format_number
 
     out = stdout()
-    sides = list(report.about)
+    sides, compared = list(report.about), not report.machine["busy"]
     out.print(f"{escaped(report.model['name'])}: {report.model['bytes'] / 1e6:,.0f} MB")
     for line in describe_conditions(report):
         out.print(line)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("")
+    table = Table("", "", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for side in sides:
-        table.add_column(side, justify="right")
-        if side != sides[0]:
-            table.add_column("", justify="left")
+        table.add_column(side, justify="right", no_wrap=True)
+        if compared and side != sides[0]:
+            table.add_column("ratio", justify="right", no_wrap=True)
     for measure in report.measures:
-        cells = [f"{measure.label}, {measure.unit}"]
+        cells = [measure.label, measure.unit]
         for side in sides:
             figure = measure.figures.get(side)
             cells.append("-" if figure is None else format_number(figure.median))
-            if side != sides[0]:
-                cells.append("" if figure is None else describe_ratio(measure, side))
+            if compared and side != sides[0]:
+                cells.append("" if figure is None else f"{format_number(measure.ratios[side])}×")
         table.add_row(*cells)
     out.print(table)
+    if compared and len(sides) > 1:
+        out.print("ratio: how many times better modelworks is; below 1, how much worse")

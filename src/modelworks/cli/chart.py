@@ -71,8 +71,10 @@ def format_number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def describe_ratio(measure: Measure, peer: str) -> str:
-    """What a peer is beside modelworks: "1.91× slower"."""
+def describe_ratio(measure: Measure, peer: str, *, busy: bool = False) -> str:
+    """What a peer is beside modelworks: "1.91× slower". A busy machine slows not all alike, so that is no result."""
+    if busy:
+        return ""
     ratio = measure.ratios[peer]
     worse, better = ("more", "less") if measure.unit == "MiB" else ("slower", "faster")
     if abs(ratio - 1) < 0.005:
@@ -86,10 +88,11 @@ def describe_conditions(report: Report) -> list[str]:
     rounds = f"medians of {settings['rounds']} rounds" if settings["rounds"] > 1 else "one round"
     isa = report.about.get(_OWN, {}).get("isa")
     with_isa = f" ({isa})" if isa else ""
-    lines = [f"{machine['cpu']}{with_isa}, {_threads(settings['threads'], machine['cores'])}, {rounds}"]
+    lines = [f"{machine['cpu']}{with_isa}, {_threads(settings['threads'], machine['cores'])}"]
+    lines.append(f"a context of {settings['context']} tokens, {rounds}")
     lines.append(", ".join(_version(side, about["version"]) for side, about in report.about.items()))
     if machine["busy"]:
-        lines.append(f"The machine was busy: load average {machine['load_average']:.2f}")
+        lines.append("The machine was busy, so nothing is compared")
     return [escaped(line) for line in lines]
 
 
@@ -129,7 +132,9 @@ def _shapes(report: Report) -> Iterator[Shape]:
             yield Box(_BARS, y, length, _BAR, "own" if own else "peer", 3)
             yield Text(_BARS + length + 8, y + 12, format_number(figure.median), bold=own)
             if not own:
-                yield Text(right, y + 12, describe_ratio(measure, side), 13, "muted", "end")
+                yield Text(
+                    right, y + 12, describe_ratio(measure, side, busy=report.machine["busy"]), 13, "muted", "end"
+                )
             y += _ROW
     yield Box(_MARGIN, y, 0, 0, "line")  # the end, for the height
 

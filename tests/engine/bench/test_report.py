@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from modelworks.core.log import console, warn_once
 from modelworks.engine.bench.compare import OWN, Outcome, Task
-from modelworks.engine.bench.report import Report, describe_machine, describe_model, make_report
+from modelworks.engine.bench.report import Report, Watch, _times, describe_model, make_report
 
+report_module = "modelworks.engine.bench.report"
 TASK = Task(model="/x/model.gguf", threads=2, concurrency=(1, 16))
 
 
@@ -28,7 +31,7 @@ def report(**outcomes: Outcome) -> Report:
         {OWN: outcome(30, 10, [1, 2, 3])} | outcomes,
         rounds=1,
         model=model,
-        machine=describe_machine(),
+        machine=Watch.begin().describe(),
         missing={"transformers": "not found"},
     )
 
@@ -60,7 +63,7 @@ def test_the_form_of_the_json_stays() -> None:
     assert set(value) == {
         "schema", "date", "model", "machine", "settings", "about", "missing", "same_tokens", "measures", "versions"
     }  # fmt: skip
-    assert set(value["machine"]) == {"cpu", "cores", "memory_mib", "system", "load_average", "busy"}
+    assert set(value["machine"]) == {"cpu", "cores", "memory_mib", "system", "load_average", "others", "busy"}
     assert set(value["settings"]) == {
         "threads", "context", "tokens", "concurrency", "answer", "passes", "kinds", "weights", "rounds"
     }  # fmt: skip
@@ -74,23 +77,54 @@ def test_the_form_of_the_json_stays() -> None:
 
 
 def test_the_machine_is_named() -> None:
-    machine = describe_machine()
+    machine = Watch.begin().describe()
     assert machine["cpu"]
     assert machine["cores"] >= 1
 
 
-@pytest.mark.parametrize(("load", "busy"), [(0.2, False), (1.9, True)])
-def test_a_busy_machine_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], load: float, busy: bool
-) -> None:
-    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (0.1, 0.0, 0.0))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     for cached in (console, warn_once):
         cached.cache_clear()
-    machine = describe_machine()
-    assert (machine["busy"], machine["load_average"]) == (busy, load)
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.2, False), (1.9, True)])
+def test_a_machine_that_is_busy_before_is_warned_of(
+    two_cores: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], load: float, busy: bool
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(f"{report_module}._times", lambda: None)
+    machine = Watch.begin().describe()
+    assert (machine["busy"], machine["load_average"], machine["others"]) == (busy, load, None)
     said = " ".join(capsys.readouterr().err.split())
     assert ("the machine is busy (load average 1.90 on 2 cores)" in said) == busy
+
+
+@pytest.mark.parametrize(("worked", "others", "busy"), [(11.0, 0.05, False), (15.0, 0.25, True)])
+def test_others_that_work_during_the_run_are_warned_of(
+    two_cores: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], worked: float,
+    others: float, busy: bool,
+) -> None:  # fmt: skip
+    """Of 20 seconds of two processors this run took 10."""
+    times = iter([(100.0, 50.0, 7.0), (120.0, 50.0 + worked, 17.0)])
+    monkeypatch.setattr(f"{report_module}._times", lambda: next(times))
+    machine = Watch.begin().describe()
+    assert (machine["busy"], machine["others"]) == (busy, others)
+    assert ("other programs took 25% of the processor" in " ".join(capsys.readouterr().err.split())) == busy
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs /proc")
+def test_the_work_of_a_run_is_not_that_of_others() -> None:
+    before = _times()
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass"], check=True)
+    after = _times()
+    assert before is not None
+    assert after is not None
+    passed, worked, own = (b - a for a, b in zip(before, after))
+    assert 0.95 <= own < 3
+    assert own - 0.1 <= worked <= passed
 
 
 def test_a_model_is_named_by_its_size_and_hash(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from modelworks.engine.bench.compare import OWN, Figure, Outcome, Task, higher_i
 
 SCHEMA = 1  # grows when a reader of the JSON would have to change
 _HASHED = 4 << 30  # bytes of the largest file that is hashed: a few seconds
-_BUSY = 0.25  # of a core's time, on average over all, that others may take
+_BUSY = 0.25  # of the processor, that others may take before the start
+_OTHERS = 0.15  # and during the run
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Report:
     model: Mapping[str, Any]
     """ref, name, bytes, sha256 (None for a folder and for a very large file)."""
     machine: Mapping[str, Any]
-    """cpu, cores, memory_mib, system, load_average (of a minute, before the start; None where unknown), busy."""
+    """cpu, cores, memory_mib, system; load_average (of a minute, before the start), others (the part of the processor's
+    time that other programs took during the run, 0 to 1), each None where unknown; busy (either was high)."""
     settings: Mapping[str, Any]
     """The task without its model, and rounds."""
     about: Mapping[str, Mapping[str, str]]
@@ -73,21 +75,54 @@ class Report:
         return {"schema": SCHEMA} | fields | {"measures": [measure.to_json() for measure in self.measures]}
 
 
-def describe_machine() -> dict[str, Any]:
-    """What the figures depend on; one warning where others use the processor. To be called before anything is run."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    busy = load is not None and load > _BUSY * cores
-    if busy:
-        warn_once(f"the machine is busy (load average {load:.2f} on {cores} cores): figures are lower, and less steady")
-    return {
-        "cpu": _cpu(),
-        "cores": cores,
-        "memory_mib": _memory_mib(),
-        "system": platform.platform(terse=True),
-        "load_average": load,
-        "busy": busy,
-    }
+@dataclass(frozen=True)
+class Watch:
+    """The machine from before a run on; `describe` tells of it afterwards."""
+
+    load: float | None
+    times: tuple[float, float, float] | None
+    """Seconds of all processors: passed, spent on work, and spent on this process and its children."""
+
+    @classmethod
+    def begin(cls) -> Watch:
+        """Warns where others use the processor already."""
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        if load is not None and load > _BUSY * _cores():
+            warn_once(f"the machine is busy (load average {load:.2f} on {_cores()} cores): figures will be no measure")
+        return cls(load, _times())
+
+    def describe(self) -> dict[str, Any]:
+        """`Report.machine`; warns where others used the processor during the run."""
+        others = None
+        if self.times is not None and (now := _times()) is not None:
+            passed, worked, own = (after - before for before, after in zip(self.times, now))
+            others = min(max((worked - own) / passed, 0.0), 1.0) if passed > 0 else None
+        if others is not None and others > _OTHERS:
+            warn_once(f"other programs took {others:.0%} of the processor during the run: no side shows what it can do")
+        return {
+            "cpu": _cpu(),
+            "cores": _cores(),
+            "memory_mib": _memory_mib(),
+            "system": platform.platform(terse=True),
+            "load_average": self.load,
+            "others": others,
+            "busy": (self.load or 0) > _BUSY * _cores() or (others or 0) > _OTHERS,
+        }
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _times() -> tuple[float, float, float] | None:
+    """See `Watch.times`; None where the system does not say (proc(5), /proc/stat; what a host takes counts as work)."""
+    try:
+        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except OSError:
+        return None
+    ticks = os.sysconf("SC_CLK_TCK")
+    idle = fields[3] + fields[4]
+    return sum(fields) / ticks, (sum(fields) - idle) / ticks, sum(os.times()[:4])
 
 
 def _cpu() -> str:
@@ -164,11 +199,11 @@ def _label(name: str, task: Task) -> tuple[str, str]:
     """A measure's words, and its unit."""
     if name.removeprefix("batch_").isdecimal():
         together = int(name.removeprefix("batch_"))
-        return f"Throughput, {together} at once" if together > 1 else "Throughput, one request", "tok/s"
+        return f"Throughput, {together} at once" if together > 1 else "Throughput, one by one", "tok/s"
     return {
-        "decode": (f"Decode, after {task.context} tokens", "tok/s"),
-        "prefill": (f"Prefill, {task.context} tokens", "tok/s"),
-        "memory": ("Peak memory, one sequence", "MiB"),
-        "first_token": (f"Time to first token, {task.context} tokens", "ms"),
-        "memory_batch": (f"Peak memory, {max(task.concurrency)} at once", "MiB"),
+        "decode": ("Decode", "tok/s"),
+        "prefill": ("Prefill", "tok/s"),
+        "memory": ("Memory", "MiB"),
+        "first_token": ("Time to first token", "ms"),
+        "memory_batch": (f"Memory, {max(task.concurrency)} at once", "MiB"),
     }[name]
