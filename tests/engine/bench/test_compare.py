@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from modelworks.core.errors import ConfigError, ModelworksError
+from modelworks.engine.bench import measure
 from modelworks.engine.bench.compare import LLAMA, OWN, TRANSFORMERS, Figure, Side, Task, compare, find_peers, own
 
 Fake = Callable[[str, str], Side]
@@ -113,6 +116,34 @@ def test_nothing_of_a_peer_that_hangs_is_left_behind(fake: Fake, make_task: Make
             break
         time.sleep(0.05)
     assert not alive(pid)
+
+
+def test_nothing_goes_on_when_modelworks_is_killed(make_task: MakeTask, tmp_path: Path) -> None:
+    """Killed, it can tidy up nothing: the measuring process sees by itself that it is alone, and ends with its own."""
+    child, grandchild = tmp_path / "child", tmp_path / "grandchild"
+    measuring = (
+        f"{Path(measure.__file__).read_text()}\nend_with_parent()\nimport subprocess\n"
+        f"open({str(grandchild)!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid))\n"
+        f"open({str(child)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    )
+    script = (
+        "import sys\nfrom modelworks.engine.bench.compare import Side, Task, compare\n"
+        f"compare(Task(**{asdict(make_task())!r}), [Side('x', (sys.executable, '-c', {measuring!r}))], rounds=1)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    for _ in range(600):
+        if child.exists() and child.read_text():
+            break
+        time.sleep(0.05)
+    pids = [int(file.read_text()) for file in (child, grandchild)]
+    assert all(map(alive, pids))
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        if not any(map(alive, pids)):
+            break
+        time.sleep(0.05)
+    assert not any(map(alive, pids))
 
 
 def alive(pid: int) -> bool:

@@ -222,7 +222,7 @@ def _lines(side: Side, task: Task, patience: float) -> Generator[dict[str, Any],
         try:
             process = subprocess.Popen(
                 [*side.command, json.dumps(asdict(task))],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # which ends with this process: see `measure.end_with_parent`
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=os.environ | threads | {"HF_HUB_OFFLINE": "1"},
@@ -250,6 +250,8 @@ def _lines(side: Side, task: Task, patience: float) -> Generator[dict[str, Any],
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 def _listen(process: subprocess.Popen[bytes], said: queue.SimpleQueue[bytes]) -> None:

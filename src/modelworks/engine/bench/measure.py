@@ -12,7 +12,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import stat
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -138,8 +141,27 @@ def results(subject: Subject, task: Mapping[str, Any]) -> Iterator[dict[str, Any
             yield {"measure": "memory_batch", "samples": [peak]}
 
 
+def end_with_parent() -> None:
+    """End this process, and what it started, when the one that holds the other end of its standard input is gone.
+
+    However that ends, nothing goes on measuring for nobody. Without a pipe there, this does nothing.
+    """
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
+
+    def wait() -> None:
+        while os.read(0, 1 << 10):
+            pass
+        if hasattr(os, "getpgrp") and os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def run(load: Callable[[Mapping[str, Any]], Subject]) -> None:
     """What a measuring process does: load the model of the task in its last argument, and print each result."""
+    end_with_parent()
     task = json.loads(sys.argv[-1])
     # What a library prints must not come between the results.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -10,6 +10,9 @@ import resource
 import subprocess
 import sys
 
+from measure import end_with_parent
+
+end_with_parent()
 executable, task = sys.argv[-2], json.loads(sys.argv[-1])
 if not task["model"].endswith(".gguf"):
     raise SystemExit("it reads .gguf files only")
