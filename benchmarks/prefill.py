@@ -13,24 +13,12 @@ from __future__ import annotations
 import json
 import sys
 
-from decode import PEER_NAME, arguments, compare
-
-PREFILL = """
-import time
-prompt = [1 + 37 * i % 40000 for i in range(512)]
-tokens, speeds = [], []
-for turn in range(int(sys.argv[3]) + 1):
-    clear()
-    began = time.perf_counter()
-    tokens.append(int(step(prompt).argmax()))
-    speeds.append(512 / (time.perf_counter() - began))
-del speeds[0]  # warms up
-"""
+from decode import arguments, table_of
 
 
 def main() -> int:
     options = arguments(__doc__)
-    table, isa, build = compare(PREFILL, options, stretches=4)
+    table, about = table_of("prefill", options, context=512, passes=4)
     first = table[options.formats[0]]
     result = {
         "name": "prefill",
@@ -40,7 +28,7 @@ def main() -> int:
         "unit": f"tok/s of a 512-token prompt, {options.formats[0]}",
         "bar": "ratio 2.0 on Q4_0",
         "holds": table.get("Q4_0", first)["ratio"] >= 2.0,
-        "notes": {"formats": table, "threads": options.threads, "isa": isa, "peer": f"{PEER_NAME}; {build}"},
+        "notes": {"formats": table, "threads": options.threads, "about": about},
     }
     print(json.dumps(result))
     return 0 if result["holds"] else 1

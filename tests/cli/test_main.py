@@ -26,7 +26,9 @@ def modules_after(code: str) -> tuple[list[str], int]:
     return ast.literal_eval(names), int(number)
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["ask", "--help"], ["docs", "--help"], ["generate", "--help"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["ask", "--help"], ["docs", "--help"], ["generate", "--help"], ["bench", "--help"]]
+)
 def test_help_loads_nothing_heavy(argv: list[str]) -> None:
     heavy, number = modules_after(
         f"import sys; sys.argv = ['modelworks', *{argv}]; from modelworks.cli import main; main()"
@@ -44,13 +46,13 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_every_verb_is_in_the_help(run) -> None:
     result = run("--help")
     assert result.status == 0
-    for verb in ("ask", "index", "docs", "chat", "generate", "pull", "models"):
+    for verb in ("ask", "index", "docs", "chat", "generate", "bench", "pull", "models"):
         assert f" {verb} " in result.out
         assert run(verb, "--help").status == 0
 
 
 def test_every_verb_resolves() -> None:
-    for verb in ("ask", "index", "docs", "chat", "generate", "pull", "models"):
+    for verb in ("ask", "index", "docs", "chat", "generate", "bench", "pull", "models"):
         assert app[verb].name == (verb,)
 
 

@@ -25,6 +25,7 @@ from modelworks.core.errors import ConfigError
 from modelworks.models.base import LanguageModel, evaluating
 from modelworks.models.fetch import pull
 from modelworks.models.load import load
+from modelworks.models.plan import native_plan, plan
 
 if TYPE_CHECKING:
     from modelworks.kernels.program import Plan
@@ -88,27 +89,12 @@ def open_model(
     """
     if not isinstance(model, LanguageModel):
         path = pull(model)
-        if weights is None and (packed := _file_plan(path)) is not None:
+        if weights is None and (packed := native_plan(path)) is not None:
             return load(path, kind=LanguageModel, device="meta"), _program(packed, kv_bytes)
         model = load(path, kind=LanguageModel)
     if weights is not None:
-        from modelworks.models.plan import plan
-
         return model, _program(plan(model, weights), kv_bytes)
     return model, TorchRunner(model, kv_bytes=kv_bytes)
-
-
-def _file_plan(path: Path) -> Plan | None:
-    """The plan of a GGUF file, or None where torch must serve: other files, no kernels, a family without a plan."""
-    from modelworks.kernels.native import native
-    from modelworks.models.plan import plan
-
-    if not path.is_file() or native() is None:
-        return None
-    try:
-        return plan(path)
-    except ConfigError:
-        return None
 
 
 def _program(plan: Plan, kv_bytes: int) -> Runner:

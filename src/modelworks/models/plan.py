@@ -29,6 +29,7 @@ from modelworks.kernels.linear import (
     pack_into,
     quantize,
 )
+from modelworks.kernels.native import native
 from modelworks.kernels.program import LOGITS, NO_WINDOW, AddNorm, Attend, Embed, Linear, Norm, Plan, Step
 from modelworks.models.config import check_numbers, check_sizes
 from modelworks.models.gguf import GGUFModel
@@ -51,6 +52,16 @@ def plan(source: LanguageModel | str | Path, weights: Format = "q8") -> Plan:
     if isinstance(source, str | Path):
         return _plan_file(Path(source))
     return _plan_model(source, weights)
+
+
+def native_plan(path: Path) -> Plan | None:
+    """The plan of a GGUF file, or None where torch must serve: other files, no kernels, a family without a plan."""
+    if not path.is_file() or native() is None:
+        return None
+    try:
+        return plan(path)
+    except ConfigError:
+        return None
 
 
 @dataclass(frozen=True)
