@@ -94,3 +94,9 @@ def test_no_such_model_or_folder(run, tmp_path: Path) -> None:
 )
 def test_a_number_out_of_range(run, option: str, value: str) -> None:
     run("serve", f"--{option}={value}").assert_one_line_error(option, status=2)
+
+
+def test_what_does_not_go_with_replicas(run, handbook: Path) -> None:
+    run("serve", "--replicas", "2", "--docs", handbook).assert_one_line_error("--docs and --replicas")
+    run("serve", "--sticky").assert_one_line_error("--sticky", "--replicas")
+    run("serve", "--replicas", "0").assert_one_line_error("replicas", status=2)

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import pytest
+from bodies import READERS, changed
+from hypothesis import given, settings
 from jsonschema import Draft202012Validator
+
+from modelworks.retrieval.collection import Collection
+from modelworks.serve.chat import ChatRequest
+from modelworks.serve.completions import CompletionRequest
+from modelworks.serve.documents import Documents
+from modelworks.serve.embeddings import EmbeddingRequest
+from modelworks.serve.responses import ResponseRequest
 
 CHAT = "/v1/chat/completions"
 
@@ -48,10 +59,48 @@ def test_it_names_the_models_and_the_errors(served) -> None:
     assert "securitySchemes" not in told["components"]
 
 
-def test_keys_and_documents_where_there_are_some(serving, tmp_path, letters) -> None:
-    from modelworks.retrieval.collection import Collection
-    from modelworks.serve.documents import Documents
+@pytest.mark.parametrize(
+    ("path", "read", "model"),
+    [
+        (CHAT, ChatRequest.parse, "echo"),
+        ("/v1/completions", CompletionRequest.parse, "echo"),
+        ("/v1/responses", ResponseRequest.parse, "echo"),
+        ("/v1/embeddings", EmbeddingRequest.parse, "letters"),
+    ],
+)
+def test_every_body_is_answered_as_described(served, path: str, read: Any, model: str) -> None:
+    """Right or wrong, whole or as a stream: a status that the description has, and an error in OpenAI's shape."""
+    told = served.http.get("/openapi.json").json()
+    described = told["paths"][path]["post"]["responses"]
+    error = Draft202012Validator(told["components"]["schemas"]["Error"])
+    statuses = set()
 
+    @settings(max_examples=60)
+    @given(changed(READERS[read]))
+    def check(body: dict[str, Any]) -> None:
+        if body.get("model") == "m":
+            body["model"] = model
+        if path != "/v1/embeddings":
+            length = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+            body.setdefault(length, 3)
+        response = served.post(path, body)
+        statuses.add(response.status_code)
+        assert str(response.status_code) in described
+        assert response.status_code < 500, response.text
+        if response.status_code >= 400:
+            error.validate(response.json())
+        elif body.get("stream") is True:
+            events = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: {")]
+            assert events
+            assert not any("error" in json.loads(each) for each in events)
+        else:
+            assert set(described["200"]["content"]["application/json"]["schema"]["required"]) <= set(response.json())
+
+    check()
+    assert {200, 400} <= statuses
+
+
+def test_keys_and_documents_where_there_are_some(serving, tmp_path, letters) -> None:
     served = serving(api_keys=["k"], documents=Documents(tmp_path, Collection(tmp_path / "store", letters)))
     told = served.http.get("/openapi.json").json()
     assert told["paths"][CHAT]["post"]["security"] == [{"key": []}]

@@ -41,6 +41,7 @@ def serve(
     allow_host: Several = (),
     store: Path | None = None,
     replicas: Amount | None = None,
+    sticky: bool = False,
 ) -> None:
     """Serve a model over HTTP as OpenAI's API does, and a web page; with --docs, questions to a folder as well.
 
@@ -81,6 +82,8 @@ def serve(
     replicas
         How many copies of the model answer, each in a process of its own, on this machine or on those of the Ray
         cluster at RAY_ADDRESS.
+    sticky
+        Give requests with the same header x-session-id to the same replica, which has their prompts in its cache.
     """
     keys = [key.strip() for key in (*api_key, os.environ.get(_KEY_VARIABLE, "")) if key.strip()]
     if any(not key.strip() for key in api_key):
@@ -92,6 +95,8 @@ def serve(
             raise
         raise ConfigError(f"serving needs {error.name}: pip install 'modelworks[serve]'") from error
     server.check_exposure(host, has_key=bool(keys))
+    if sticky and replicas is None:
+        raise ConfigError("--sticky chooses among replicas; give --replicas as well")
     if replicas is not None and docs is not None:
         raise ConfigError(
             "--docs and --replicas do not go together: a folder is indexed and answered from in one process"
@@ -120,7 +125,7 @@ def serve(
         chosen = bound.getsockname()[1]
         bound.close()  # Ray's own process binds it
         said = f"serving {settings.name} at {address} with {replicas} replicas"
-        worker.serve_replicas(settings, replicas, host, chosen, on_start=lambda: print(said, flush=True))
+        worker.serve_replicas(settings, replicas, host, chosen, sticky=sticky, on_start=lambda: print(said, flush=True))
         return
 
     from modelworks.serve.app import create_app

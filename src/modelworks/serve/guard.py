@@ -56,7 +56,8 @@ class Guard:
                 for name, value in _HEADERS:
                     headers[name] = value
                 headers.setdefault("cache-control", "no-cache")
-                headers["x-request-id"] = f"req_{secrets.token_hex(12)}"
+                if self._service.replicas is None:  # where there are several, Ray's proxy says it
+                    headers["x-request-id"] = f"req_{secrets.token_hex(12)}"
                 message["headers"] = headers.raw
             await send(message)
 
