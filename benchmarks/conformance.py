@@ -112,9 +112,7 @@ def fuzz(url: str, examples: int, folder: Path) -> tuple[int, int, dict[str, Any
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--examples", type=int, default=100, help="requests to each operation, beside fixed ones"
-    )
+    parser.add_argument("--examples", type=int, default=100, help="requests to each operation, beside fixed ones")
     parser.add_argument("--tries", type=int, default=5)
     parser.add_argument("--model", default="starter")
     options = parser.parse_args()
