@@ -90,8 +90,14 @@ def replicated() -> Iterator[Replicated]:
         pytest.skip(f"the starter models are not here: {error}")
     running = Replicated("--sticky")
     yield running
+    stream = running.openai.completions.create(
+        model="starter", prompt="Once", max_tokens=200, stream=True, logit_bias=dict.fromkeys(("0", "2"), -100)
+    )
+    next(stream)
     running.process.send_signal(signal.SIGINT)
+    assert len(list(stream)) > 150  # what has begun is finished
     assert running.process.wait(60) == 0
+    assert running.process.stdout.read() + running.process.stderr.read() == ""
     with pytest.raises(httpx.TransportError):
         running.http.get("/health")
 
@@ -162,10 +168,19 @@ def test_a_session_stays_with_its_replica(replicated: Replicated) -> None:
 
 @needs_ray
 @pytest.mark.slow
-def test_a_cluster_that_is_not_there() -> None:
-    command = [sys.executable, "-m", "modelworks", "serve", "starter", "--port", "0", "--replicas", "1"]
-    environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+@pytest.mark.parametrize(
+    ("options", "address", "said"),
+    [
+        (["--replicas", "1"], "127.0.0.1:1", "no Ray cluster answers at RAY_ADDRESS 127.0.0.1:1"),
+        (["--replicas", "9999"], "", "9999 replicas need a processor each"),
+        (["--replicas", "1", "--max-running", "1000"], "", "did not start: max_step_tokens=512 is less than"),
+    ],
+)
+def test_what_cannot_start_says_why_in_one_line(options: list[str], address: str, said: str) -> None:
+    command = [sys.executable, "-m", "modelworks", "serve", "starter", "--port", "0", *options]
+    environment = os.environ | {"RAY_ADDRESS": address}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 1
-    assert "127.0.0.1:1" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -77,7 +78,12 @@ def serve_replicas(
     if address:
         _check_reachable(address)
     try:
-        ray.init(address or "local", include_dashboard=None if address else False, logging_level="error")
+        ray.init(
+            address or "local",
+            include_dashboard=None if address else False,
+            logging_level="error",
+            log_to_driver=False,  # Ray keeps what its processes say in files, tracebacks included
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"cannot reach the Ray cluster at {address}: {error}") from error
     try:
@@ -86,18 +92,26 @@ def serve_replicas(
         quiet = {"log_level": "WARNING", "enable_access_log": False}
         serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
         try:
-            serve.run(application, name=APP, route_prefix="/", logging_config=quiet)
-        except RuntimeError as error:
-            said = [line for line in str(error).splitlines() if line.strip()]
-            raise ConfigError(f"the replicas did not start: {said[-1].strip() if said else error}") from error
-        on_start()
-        _wait()
+            _run(application, quiet)
+            on_start()
+            _wait()
+        finally:
+            serve.delete(APP)  # when they have finished what they have begun; what else a cluster serves goes on
     finally:
-        if address:
-            serve.delete(APP)  # what else the cluster serves goes on
-        else:
-            serve.shutdown()
         ray.shutdown()
+
+
+def _run(application: Any, logging_config: Mapping[str, Any]) -> None:
+    """Start the replicas. Raises `ConfigError` with the last thing that one said that does not start."""
+    from ray import serve
+
+    try:
+        serve.run(application, name=APP, route_prefix="/", logging_config=dict(logging_config))
+    except RuntimeError as error:
+        deployments = serve.status().applications[APP].deployments.values()
+        said = [line.strip() for each in deployments for line in each.message.splitlines() if line.strip()]
+        reason = re.sub(r"^modelworks\.[\w.]+Error: ", "", said[-1] if said else str(error))
+        raise ConfigError(f"the replicas did not start: {reason}") from error
 
 
 def _application(settings: Settings, replicas: int, threads: int, *, sticky: bool) -> Any:
