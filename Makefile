@@ -19,7 +19,7 @@ demo: $(VENV)/core models
 test: $(VENV)/dev models
 	$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/dev models
+test-slow: $(VENV)/dev $(VENV)/ray models
 	$(PYTEST) -m slow
 
 lint: $(VENV)/dev
@@ -55,6 +55,11 @@ $(VENV)/core: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/model
 
 $(VENV)/dev: $(VENV)/core
 	$(PIP) install -c constraints.txt -e '.[dev,oracles]'
+	@touch $@
+
+# Ray is 390 MB with all that it needs, and only slow tests need it.
+$(VENV)/ray: $(VENV)/dev
+	$(PIP) install -c constraints.txt 'ray[serve]'
 	@touch $@
 
 clean:

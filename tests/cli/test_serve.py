@@ -86,8 +86,8 @@ def test_adapters_that_cannot_be_served(run, starter_adapter: Path, tmp_path: Pa
         (["=x"], ("'=x'", "NAME=PATH")),
         (["a="], ("'a='", "NAME=PATH")),
         (["a=x", "a=y"], ("'a' is given twice",)),
-        ([f"starter={starter_adapter}"], ("'starter' is what a model is called",)),
-        ([f"starter-embedder={starter_adapter}"], ("'starter-embedder' is what a model is called",)),
+        ([f"starter={starter_adapter}"], ("named 'starter', as a model is",)),
+        ([f"starter-embedder={starter_adapter}"], ("'starter-embedder' named 'starter', as a model is,)),
         ([f"a={tmp_path / 'none'}"], ("none", "no such file or folder")),
     ):
         options = [part for each in given for part in ("--adapters", each)]
@@ -118,3 +118,9 @@ def test_no_such_model_or_folder(run, tmp_path: Path) -> None:
 )
 def test_a_number_out_of_range(run, option: str, value: str) -> None:
     run("serve", f"--{option}={value}").assert_one_line_error(option, status=2)
+
+
+def test_what_does_not_go_with_replicas(run, handbook: Path) -> None:
+    run("serve", "--replicas", "2", "--docs", handbook).assert_one_line_error("--docs and --replicas")
+    run("serve", "--sticky").assert_one_line_error("--sticky", "--replicas")
+    run("serve", "--replicas", "0").assert_one_line_error("replicas", status=2)

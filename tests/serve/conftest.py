@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ from modelworks.serve.app import create_app
 from modelworks.serve.service import Limits, Service
 from modelworks.text.bytelevel import BYTE_TO_CHAR
 from modelworks.text.tokenizer import Tokenizer
+
+sys.path.append(str(Path(__file__).parent))  # for `import bodies`
 
 CONTEXT = 4096
 CHATML = (

@@ -40,7 +40,7 @@ def test_many_texts_keep_their_order_and_their_places(served) -> None:
     ("more", "param", "said"),
     [
         ({"input": None}, "input", "missing"),
-        ({"input": []}, "input", "at least one"),
+        ({"input": []}, "input", "at least 1"),
         ({"input": [""]}, "input", "empty"),
         ({"input": [1, 2]}, "input", "string"),
         ({"input": ["x", "y" * 129]}, "input[1]", "129 tokens; letters reads 128 tokens"),

@@ -30,9 +30,10 @@ def test_null_is_absent_and_what_nobody_asked_for_is_an_error() -> None:
 
 
 def test_an_error_names_the_whole_path() -> None:
-    inner = Fields({"a": {"b": [{"c": 3}]}}).object("a")
-    assert inner is not None
-    told = refusal(lambda: inner.items("b", lambda value, path: Fields(value, path).text("c")))
+    def read(fields: Fields) -> None:
+        fields.objects("b", lambda item: item.text("c"))
+
+    told = refusal(lambda: Fields({"a": {"b": [{"c": 3}]}}).object("a", read))
     assert told.param == "a.b[0].c"
     assert told.message == "a.b[0].c: expected a string, got 3"
     assert told.code == "invalid_type"

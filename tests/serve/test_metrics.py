@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from modelworks.serve.metrics import Histogram
+from modelworks.serve.metrics import Family, Histogram, render
 
 LINE = re.compile(r'^[a-z_]+(\{[a-z]+="[^"\n]*"(,[a-z]+="[^"\n]*")*\})? [0-9.e+-]+$')
 
@@ -13,12 +13,30 @@ def test_a_histogram_is_cumulative() -> None:
     histogram = Histogram("h", "Help.", (0.1, 1.0))
     for value, times in ((0.1, 1), (0.5, 3), (7.0, 2)):
         histogram.observe(value, times)
-    assert list(histogram.lines())[2:] == [
-        'h_bucket{le="0.1"} 1',
-        'h_bucket{le="1.0"} 4',
-        'h_bucket{le="+Inf"} 6',
-        "h_sum 15.6",
-        "h_count 6",
+    assert render({"": [histogram.family()]}).splitlines() == [
+        "# HELP modelworks_h Help.",
+        "# TYPE modelworks_h histogram",
+        'modelworks_h_bucket{le="0.1"} 1',
+        'modelworks_h_bucket{le="1.0"} 4',
+        'modelworks_h_bucket{le="+Inf"} 6',
+        "modelworks_h_sum 15.6",
+        "modelworks_h_count 6",
+    ]
+
+
+def test_the_counts_of_several_replicas_stand_together() -> None:
+    def counted(value: float) -> list[Family]:
+        return [Family("a", "A.", "gauge", [("", {}, value)]), Family("b", "B.", "counter", [("", {"x": "y"}, 2)])]
+
+    assert render({"r1": counted(1), "r2": counted(1e6)}).splitlines() == [
+        "# HELP modelworks_a A.",
+        "# TYPE modelworks_a gauge",
+        'modelworks_a{replica="r1"} 1',
+        'modelworks_a{replica="r2"} 1000000',
+        "# HELP modelworks_b B.",
+        "# TYPE modelworks_b counter",
+        'modelworks_b{replica="r1",x="y"} 2',
+        'modelworks_b{replica="r2",x="y"} 2',
     ]
 
 

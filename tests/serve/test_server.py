@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 import time
@@ -234,6 +235,40 @@ def test_an_end_does_not_wait_for_ever(serving) -> None:
         began = time.monotonic()
         served.wait_until(lambda stats: stats.running == 0, 5)
         assert time.monotonic() - began > 0.5
+
+
+def test_what_is_late_at_the_end_is_cut_without_a_traceback(serving) -> None:
+    """uvicorn would log a traceback for each request that it cancels; a client would see a stream that breaks off."""
+    told: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = told.append  # type: ignore[method-assign]
+    loggers = [logging.getLogger(name) for name in ("uvicorn.error", "modelworks.serve")]
+    served = serving(stop_seconds=1)
+    served.model.pause = 0.02
+    for logger in loggers:  # after uvicorn has set up its own
+        logger.addHandler(handler)
+    try:
+        with (
+            served.http.stream("POST", URL, json=ask("x" * 2000, stream=True)) as response,
+            served.raw(encoded(text="y" * 2000)) as whole,
+            socket.create_connection(("127.0.0.1", served.port), timeout=10) as silent,
+        ):
+            silent.sendall(f"POST {URL} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{{".encode())
+            lines = response.iter_lines()
+            next(lines)
+            served.wait_until(lambda stats: stats.running == 2, 10)
+            served.stop()
+            last = [line for line in lines if line][-1]
+            assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stopping"
+            assert b" 503 " in whole.recv(100)
+            served.thread.join(20)
+            assert not served.thread.is_alive()
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+    [record] = told
+    assert record.exc_info is None
+    assert "3 requests" in record.getMessage()
 
 
 def test_a_defect_is_a_500_that_tells_nothing(serving, monkeypatch: pytest.MonkeyPatch) -> None:

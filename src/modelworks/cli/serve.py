@@ -41,6 +41,8 @@ def serve(
     time_limit: Seconds = 600.0,
     allow_host: Several = (),
     store: Path | None = None,
+    replicas: Amount | None = None,
+    sticky: bool = False,
 ) -> None:
     """Serve a model over HTTP as OpenAI's API does, and a web page; with --docs, questions to a folder as well.
 
@@ -81,6 +83,11 @@ def serve(
         A name that requests may call this server by, beside localhost and its address.
     store
         The folder of the documents' index, where it is not to be in the cache.
+    replicas
+        How many copies of the model answer, each in a process of its own, on this machine or on those of the Ray
+        cluster at RAY_ADDRESS.
+    sticky
+        Give requests with the same header x-session-id to the same replica, which has their prompts in its cache.
     """
     keys = [key.strip() for key in (*api_key, os.environ.get(_KEY_VARIABLE, "")) if key.strip()]
     if any(not key.strip() for key in api_key):
@@ -93,32 +100,44 @@ def serve(
         raise ConfigError(f"serving needs {error.name}: pip install 'modelworks[serve]'") from error
     server.check_exposure(host, has_key=bool(keys))
     named = _named(adapters)
-    documents = None if docs is None else _documents(docs, store)
-    bound = server.bind(host, port)  # before the model is loaded: a port in use is told at once
+    if sticky and replicas is None:
+        raise ConfigError("--sticky chooses among replicas; give --replicas as well")
+    if replicas is not None and docs is not None:
+        raise ConfigError(
+            "--docs and --replicas do not go together: a folder is indexed and answered from in one process"
+        )
 
-    from modelworks.engine.engine import Engine
-    from modelworks.retrieval.embed import EncoderEmbedder
-    from modelworks.serve.app import create_app
-    from modelworks.serve.service import Limits, Service, model_name
+    from modelworks.serve.service import LOOPBACK, Limits, Settings, model_name
 
-    limits = Limits(body_bytes=max_body_mib << 20, seconds=time_limit)
-    engine = Engine(model, kv_bytes=kv_mib << 20, weights=weights, max_running=max_running, max_queued=max_queued)
-    service = Service(
-        engine=engine,
+    settings = Settings(
+        model=model,
         name=name or model_name(model),
-        embedder=EncoderEmbedder(embedder),
-        embedder_name=model_name(embedder),
-        documents=documents,
-        limits=limits,
+        embedder=embedder,
+        weights=weights,
+        kv_bytes=kv_mib << 20,
+        max_running=max_running,
+        max_queued=max_queued,
+        limits=Limits(body_bytes=max_body_mib << 20, seconds=time_limit),
         api_keys=keys,
-        hosts=(*server.LOOPBACK, host.lower(), *(each.lower() for each in allow_host)),
+        hosts=(*LOOPBACK, host.lower(), *(each.lower() for each in allow_host)),
         any_address=not server.is_loopback(host),
+        adapters=named,
     )
-    for adapter, path in named.items():
-        if adapter in (service.name, service.embedder_name):
-            raise ConfigError(f"--adapters: {adapter!r} is what a model is called; give the adapter another name")
-        engine.add_adapter(adapter, path)
-    service.tokenizer  # noqa: B018 - a model without one is refused now, not at the first request
+    bound = server.bind(host, port)  # before the model is loaded: a port in use is told at once
+    if replicas is not None:
+        from modelworks.serve import worker
+
+        address = server.url(bound)
+        chosen = bound.getsockname()[1]
+        bound.close()  # Ray's own process binds it
+        said = f"serving {settings.name} at {address} with {replicas} replicas"
+        worker.serve_replicas(settings, replicas, host, chosen, sticky=sticky, on_start=lambda: print(said, flush=True))
+        return
+
+    from modelworks.serve.app import create_app
+
+    documents = None if docs is None else _documents(docs, store)
+    service = settings.open(documents)
 
     def started() -> None:
         print(f"serving {service.name} at {server.url(bound)}", flush=True)

@@ -27,11 +27,12 @@ from modelworks.serve.errors import ApiError, Disconnected
 from modelworks.serve.events import EventStream, Json, error_response, event, read_body, told_of, while_connected
 from modelworks.serve.fields import Fields
 from modelworks.serve.guard import Guard
+from modelworks.serve.metrics import render
+from modelworks.serve.openapi import Endpoint, Operation, document
 from modelworks.serve.service import Service
 
 Asked = TypeVar("Asked", bound="_Streamed")
 Parsed = TypeVar("Parsed")
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 # Every path takes them all, so that a wrong one is told as such and does not fall through to the page's files.
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -44,32 +45,10 @@ class _Streamed(Protocol):
 
 def create_app(service: Service) -> Starlette:
     """The ASGI application; its end closes the engine, which finishes what it has begun."""
-    endpoints: list[tuple[str, str, Endpoint]] = [
-        ("GET", "/health", _health),
-        ("GET", "/metrics", _metrics),
-        ("GET", "/v1/models", _models),
-        ("GET", "/v1/models/{model:path}", _model),
-        ("POST", "/v1/chat/completions", _generated(chat.ChatRequest.parse, chat.begin, chat.whole, chat.events)),
-        (
-            "POST",
-            "/v1/completions",
-            _generated(completions.CompletionRequest.parse, completions.begin, completions.whole, completions.events),
-        ),
-        (
-            "POST",
-            "/v1/responses",
-            _generated(responses.ResponseRequest.parse, responses.begin, responses.whole, responses.events),
-        ),
-        ("POST", "/v1/embeddings", _embeddings),
+    operations = _operations(service)
+    routes: list[BaseRoute] = [
+        Route(each.path, _limited(each.run, each.method), methods=_METHODS) for each in operations
     ]
-    if service.documents is not None:
-        endpoints += [
-            ("GET", "/api/documents", _documents),
-            ("GET", "/api/documents/{name:path}", _document),
-            ("POST", "/api/ask", _ask),
-            ("POST", "/api/sync", _sync),
-        ]
-    routes: list[BaseRoute] = [Route(path, _limited(run, method), methods=_METHODS) for method, path, run in endpoints]
     routes += [Route(f"{api}{{rest:path}}", _nothing, methods=_METHODS) for api in ("/v1/", "/api/")]
     routes += _pages()
 
@@ -81,7 +60,7 @@ def create_app(service: Service) -> Starlette:
         if service.documents is not None:
             await anyio.to_thread.run_sync(service.documents.close)
 
-    counted = [path.partition("{")[0] for _, path, _ in endpoints]
+    counted = [each.path.partition("{")[0] for each in operations]
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
@@ -90,6 +69,79 @@ def create_app(service: Service) -> Starlette:
     )
     app.state.service = service
     return app
+
+
+def _operations(service: Service) -> list[Operation]:
+    """What the server does, in the order that paths are looked up in."""
+    chat_answer, completion = ("id", "object", "created", "model", "choices", "usage"), completions.CompletionRequest
+    listed = ("id", "object", "created", "owned_by")
+    streamed = ("application/json", "text/event-stream")
+
+    def chatting(service: Service) -> str:
+        return service.name
+
+    found = [
+        Operation("GET", "/health", _health, "Whether the server is up", gives=("status", "model")),
+        Operation("GET", "/metrics", _metrics, "Counts for Prometheus", kinds=("text/plain",)),
+        Operation("GET", "/openapi.json", _openapi, "This description", gives=("openapi", "info", "paths")),
+        Operation("GET", "/v1/models", _models, "The models that are served", gives=("object", "data")),
+        Operation("GET", "/v1/models/{model:path}", _model, "A model that is served", gives=listed, missing=True),
+        Operation(
+            "POST",
+            "/v1/chat/completions",
+            _generated(chat.ChatRequest.parse, chat.begin, chat.whole, chat.events),
+            "Messages in, an answer out, whole or as server-sent events",
+            gives=chat_answer,
+            read=chat.ChatRequest.parse,
+            model=chatting,
+            kinds=streamed,
+        ),
+        Operation(
+            "POST",
+            "/v1/completions",
+            _generated(completion.parse, completions.begin, completions.whole, completions.events),
+            "Texts or token ids, continued",
+            gives=chat_answer,
+            read=completion.parse,
+            model=chatting,
+            kinds=streamed,
+        ),
+        Operation(
+            "POST",
+            "/v1/responses",
+            _generated(responses.ResponseRequest.parse, responses.begin, responses.whole, responses.events),
+            "Text and function calls, with earlier turns inline",
+            gives=("id", "object", "created_at", "model", "status", "output"),
+            read=responses.ResponseRequest.parse,
+            model=chatting,
+            kinds=streamed,
+        ),
+        Operation(
+            "POST",
+            "/v1/embeddings",
+            _embeddings,
+            "Texts to vectors of length 1",
+            gives=("object", "data", "model", "usage"),
+            read=embeddings.EmbeddingRequest.parse,
+            model=lambda service: service.embedder_name,
+        ),
+    ]
+    if service.documents is not None:
+        whole_document = ("name", "title", "text", "pages")
+        found += [
+            Operation("GET", "/api/documents", _documents, "The documents", gives=("documents", "sync", "coverage")),
+            Operation("GET", "/api/documents/{name:path}", _document, "A document", gives=whole_document, missing=True),
+            Operation(
+                "POST",
+                "/api/ask",
+                _ask,
+                "A question to the documents, answered as server-sent events",
+                read=read_question,
+                kinds=("text/event-stream",),
+            ),
+            Operation("POST", "/api/sync", _sync, "Bring the index up to date", gives=("state",), status=202),
+        ]
+    return found
 
 
 def _pages() -> Sequence[BaseRoute]:
@@ -160,14 +212,19 @@ async def _nothing(_: Request) -> Response:
     raise HTTPException(404)
 
 
+async def _openapi(request: Request) -> Response:
+    service = _service(request)
+    return Json(document(service, _operations(service)))
+
+
 async def _health(request: Request) -> Response:
     return Json({"status": "ok", "model": _service(request).name})
 
 
 async def _metrics(request: Request) -> Response:
     service = _service(request)
-    text = service.metrics.text(service.engine.stats())
-    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+    counted = {"": service.families()} if service.replicas is None else await service.replicas()
+    return PlainTextResponse(render(counted), media_type="text/plain; version=0.0.4")
 
 
 def _listed(service: Service) -> list[dict[str, Any]]:

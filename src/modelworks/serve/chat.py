@@ -48,13 +48,10 @@ class ChatRequest:
         """Raises `ApiError` (400) naming the field that is wrong."""
         model = fields.needed_text("model")
         fields.need("messages")
-        messages = fields.items("messages", read_message)
-        if not messages:
-            raise fields.wrong("messages", "at least one message", code="invalid_value")
+        messages = fields.objects("messages", read_message, least=1)
         logprobs = fields.flag("logprobs")
         top = fields.integer("top_logprobs", 0, MOST_LOGPROBS)
-        if top is not None and not logprobs:
-            raise fields.wrong("top_logprobs", "logprobs to be true beside it", code="invalid_value")
+        fields.expect(top is None or logprobs, "top_logprobs", "logprobs to be true beside it")
         stream = fields.flag("stream")
         request = cls(
             model=model,
@@ -67,8 +64,7 @@ class ChatRequest:
             stream=stream,
             include_usage=read_stream_options(fields, stream=stream),
         )
-        if fields.has("modalities") and fields.get("modalities") != ["text"]:
-            raise fields.wrong("modalities", "['text']", code="unsupported_parameter")
+        fields.choices("modalities", ("text",))
         for name in ("audio", "web_search_options", "moderation"):
             fields.refuse(name, "this server reads and writes text")
         for name in ("functions", "function_call"):
@@ -80,36 +76,34 @@ class ChatRequest:
 
 def read_stream_options(fields: Fields, *, stream: bool) -> bool:
     """Whether the last event of a stream is to state the usage."""
-    options = fields.object("stream_options")
-    if options is None:
-        return False
-    if not stream:
-        raise fields.wrong("stream_options", "stream to be true beside it", code="invalid_value")
-    include = options.flag("include_usage")
-    options.ignore("include_obfuscation")
-    options.close()
-    return include
+
+    def read(options: Fields) -> bool:
+        include = options.flag("include_usage")
+        options.ignore("include_obfuscation")
+        options.close()
+        return include
+
+    included = fields.object("stream_options", read)
+    fields.expect(included is None or stream, "stream_options", "stream to be true beside it")
+    return bool(included)
 
 
-def read_message(value: Any, path: str) -> Message:
+def read_message(fields: Fields) -> Message:
     """A message as templates know it: `developer` is `system`, parts of text are one text."""
-    fields = Fields(value, path)
-    fields.need("role")
-    role = fields.choice("role", _ROLES, "")
+    role = fields.needed_choice("role", _ROLES)
     message: Message = {"role": "system" if role == "developer" else role}
     if (name := fields.text("name")) is not None:
         message["name"] = name
     if role == "assistant":
-        if calls := fields.items("tool_calls", read_call):
+        fields.need_any("content", "tool_calls")
+        if calls := fields.objects("tool_calls", read_call):
             message["tool_calls"] = calls
-        for unspoken in _RETURNED:
-            fields.ignore(unspoken)
+        fields.ignore(*_RETURNED)
+    else:
+        fields.need("content")
     if role == "tool":
         message["tool_call_id"] = fields.needed_text("tool_call_id")
-    content = read_content(fields, "content", ("text",))
-    if content is None and "tool_calls" not in message:
-        fields.need("content")
-    message["content"] = content or ""
+    message["content"] = read_content(fields, "content", ("text",)) or ""
     fields.close()
     return message
 
@@ -117,50 +111,40 @@ def read_message(value: Any, path: str) -> Message:
 def read_content(fields: Fields, name: str, kinds: Sequence[str]) -> str | None:
     """A string, or parts of text put together; None where there is none."""
 
-    def read(value: Any, path: str) -> str:
-        part = Fields(value, path)
-        kind = part.needed_text("type")
-        if kind not in kinds:
-            raise part.wrong("type", f"{kinds[0]!r}, the only kind this model reads", code="unsupported_parameter")
-        part.need("text")
-        text = part.text("text")
+    def read(part: Fields) -> str:
+        part.needed_choice("type", kinds, code="unsupported_parameter")
+        text = part.needed_text("text")
         part.ignore("annotations", "logprobs", "prompt_cache_breakpoint")
         part.close()
-        assert text is not None
         return text
 
-    value = fields.get(name)
-    if value is None or isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise fields.wrong(name, "a string or a list of parts")
-    return "".join(fields.items(name, read))
+    value = fields.text_or_objects(name, read)
+    return value if value is None or isinstance(value, str) else "".join(value)
 
 
-def read_call(value: Any, path: str) -> dict[str, Any]:
+def read_call(call: Fields) -> dict[str, Any]:
     """A call that the model made before."""
-    call = Fields(value, path)
+
+    def read(function: Fields) -> dict[str, str]:
+        named = {"name": function.needed_text("name"), "arguments": read_arguments(function)}
+        function.close()
+        return named
+
     call.choice("type", ("function",), "function")
-    call.need("function")
-    function = call.object("function")
-    assert function is not None
-    name, arguments = function.needed_text("name"), check_arguments(function)
-    function.close()
-    made = {"id": call.text("id", "") or "", "type": "function", "function": {"name": name, "arguments": arguments}}
+    made = {"id": call.text("id", ""), "type": "function", "function": call.needed_object("function", read)}
     call.ignore("index")
     call.close()
     return made
 
 
-def check_arguments(function: Fields) -> str:
+def read_arguments(function: Fields) -> str:
     """`arguments` of a call: the text of a JSON object."""
-    arguments = function.text("arguments", "{}") or "{}"
+    arguments = function.text("arguments") or "{}"
     try:
         holds = isinstance(json.loads(arguments), dict)
     except (ValueError, RecursionError):
         holds = False
-    if not holds:
-        raise function.wrong("arguments", "the text of a JSON object", code="invalid_value")
+    function.expect(holds, "arguments", "the text of a JSON object")
     return arguments
 
 

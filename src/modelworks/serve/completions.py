@@ -42,14 +42,14 @@ class CompletionRequest:
         logprobs = fields.integer("logprobs", 0, MOST_LOGPROBS)
         stream = fields.flag("stream")
         count = fields.integer("n", 1, 128) or 1
-        if (fields.integer("best_of", 1, 128) or count) != count:
-            raise fields.wrong("best_of", "the value of n", code="unsupported_parameter")
+        best_of = fields.integer("best_of", 1, 128)
+        fields.expect(best_of in (None, count), "best_of", "the value of n", code="unsupported_parameter")
         sampling = {"max_tokens": _MAX_TOKENS} | read_sampling(
             fields, max_tokens=("max_tokens",), logprobs=logprobs or 0
         )
         request = cls(
             model=fields.needed_text("model"),
-            prompts=read_prompts(fields, "prompt"),
+            prompts=fields.texts_or_ids("prompt", _MOST_PROMPTS),
             sampling=sampling,
             grammar=read_format(fields, "response_format", inline=False),
             count=count,
@@ -58,28 +58,12 @@ class CompletionRequest:
             stream=stream,
             include_usage=read_stream_options(fields, stream=stream),
         )
-        if request.echo and logprobs is not None:
-            raise fields.wrong("echo", "logprobs to be absent beside it", code="unsupported_parameter")
+        holds = not request.echo or logprobs is None
+        fields.expect(holds, "echo", "logprobs to be absent beside it", code="unsupported_parameter")
         fields.refuse("suffix", "the model continues text; it does not fill in")
         fields.ignore("user")
         fields.close()
         return request
-
-
-def read_prompts(fields: Fields, name: str) -> list[str | list[int]]:
-    """A text, a list of ids, or a list of either."""
-    value = fields.need(name)
-    expected = "a string, a list of token ids, or a list of either"
-
-    def is_ids(item: Any) -> bool:
-        return isinstance(item, list) and bool(item) and all(type(index) is int for index in item)
-
-    listed = [value] if isinstance(value, str) or is_ids(value) else value
-    if not isinstance(listed, list) or not all(isinstance(item, str) or is_ids(item) for item in listed):
-        raise fields.wrong(name, expected)
-    if not 1 <= len(listed) <= _MOST_PROMPTS:
-        raise fields.wrong(name, f"1 to {_MOST_PROMPTS} of them", code="invalid_value")
-    return listed
 
 
 async def begin(service: Service, request: CompletionRequest) -> Answers:

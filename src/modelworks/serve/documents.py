@@ -142,10 +142,7 @@ class Documents:
 
 def read_question(fields: Fields) -> str:
     """The field `question`. Raises `ApiError` (400) where it holds no words."""
-    question = fields.needed_text("question")
-    if not any(character.isalnum() for character in question):
-        raise fields.wrong("question", "a question in words", code="invalid_value")
-    if len(question) > _MOST_QUESTION:
-        raise fields.wrong("question", f"at most {_MOST_QUESTION} characters", code="invalid_value")
+    question = fields.needed_text("question", most=_MOST_QUESTION)
+    fields.expect(any(character.isalnum() for character in question), "question", "a question in words")
     fields.close()
     return question

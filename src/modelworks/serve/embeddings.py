@@ -34,9 +34,7 @@ class EmbeddingRequest:
         model = fields.needed_text("model")
         fields.need("input")
         # Token ids are those of OpenAI's tokenizers; here they would mean other words.
-        texts = fields.texts("input", _MOST_TEXTS)
-        if not texts:
-            raise fields.wrong("input", "at least one text", code="invalid_value")
+        texts = fields.texts("input", _MOST_TEXTS, least=1)
         encoding = fields.choice("encoding_format", ("float", "base64"), "float")
         dimensions = fields.integer("dimensions", 1, 1 << 20)
         fields.ignore("user")

@@ -6,11 +6,15 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
+from modelworks.core.errors import ModelworksError
 from modelworks.serve.errors import ApiError
 
 Item = TypeVar("Item")
+Value = TypeVar("Value")
+Read: TypeAlias = "Callable[[Fields], Item]"
+"""How an object is read: it asks for the fields one by one, and closes them."""
 
 _SHOWN: Final = 60  # characters of a wrong value that an error repeats
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -63,9 +67,6 @@ class Fields:
         path = self.at(name)
         return ApiError(400, f"{path}: expected {expected}, got {shown(self._values[name])}", param=path, code=code)
 
-    def has(self, name: str) -> bool:
-        return self._values.get(name) is not None
-
     def get(self, name: str) -> Any:
         """A field as it is; None where it is absent."""
         self._left.pop(name, None)
@@ -77,6 +78,24 @@ class Fields:
             path = self.at(name)
             raise ApiError(400, f"{path} is missing", param=path, code="missing_required_parameter")
         return value
+
+    def need_any(self, *names: str) -> None:
+        """At least one of several fields."""
+        if all(self._values.get(name) is None for name in names):
+            self.need(names[0])
+
+    def expect(self, holds: bool, name: str, expected: str, *, code: str = "invalid_value") -> None:
+        """Refuse a field of the right kind that does not go with the others, or with what the server has."""
+        if not holds:
+            raise self.wrong(name, expected, code=code)
+
+    def made(self, name: str, make: Callable[[], Value], *, code: str = "invalid_value") -> Value:
+        """What a lower layer makes of a field; where it refuses, the error names the field."""
+        try:
+            return make()
+        except ModelworksError as error:
+            path = self.at(name)
+            raise ApiError(400, f"{path}: {error}", param=path, code=code) from error
 
     def ignore(self, *names: str) -> None:
         """Fields that clients send and that change nothing here."""
@@ -96,27 +115,57 @@ class Fields:
             path = self.at(shown(name, quoted=False))
             raise ApiError(400, f"unknown field {path}", param=path, code="unknown_parameter")
 
-    # Kinds
+    # Kinds. `shape.Shape` has the JSON schema of each.
 
-    def text(self, name: str, default: str | None = None) -> str | None:
+    def text(
+        self, name: str, default: str | None = None, *, most: int | None = None, pattern: str | None = None
+    ) -> str | None:
+        """A string, of at most `most` characters, that `pattern` matches whole."""
         value = self.get(name)
-        if value is not None and not isinstance(value, str):
+        if value is None:
+            return default
+        if not isinstance(value, str):
             raise self.wrong(name, "a string")
-        return default if value is None else value
+        if most is not None and len(value) > most:
+            raise self.wrong(name, f"at most {most} characters", code="invalid_value")
+        if pattern is not None and not re.fullmatch(pattern, value):
+            raise self.wrong(name, f"a string that matches {pattern}", code="invalid_value")
+        return value
 
-    def needed_text(self, name: str) -> str:
+    def needed_text(self, name: str, *, most: int | None = None, pattern: str | None = None) -> str:
         self.need(name)
-        value = self.text(name)
+        value = self.text(name, most=most, pattern=pattern)
         assert value is not None
         return value
 
-    def choice(self, name: str, options: Sequence[str], default: str) -> str:
+    def choice(self, name: str, options: Sequence[str], default: str, *, code: str = "invalid_value") -> str:
         value = self.get(name)
         if value is None:
             return default
         if value not in options:
-            raise self.wrong(name, f"one of {', '.join(options)}", code="invalid_value")
+            raise self.wrong(name, f"one of {', '.join(options)}", code=code)
         return str(value)
+
+    def needed_choice(self, name: str, options: Sequence[str], *, code: str = "invalid_value") -> str:
+        self.need(name)
+        return self.choice(name, options, "", code=code)
+
+    def choices(self, name: str, options: Sequence[str]) -> list[str]:
+        """A list of options."""
+        value = self.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list) or any(each not in options for each in value):
+            raise self.wrong(name, f"a list of {', '.join(options)}", code="unsupported_parameter")
+        return value
+
+    def choice_or_object(self, name: str, options: Sequence[str], read: Read[Item]) -> str | Item | None:
+        value = self.get(name)
+        if value is None or value in options:
+            return value
+        if not isinstance(value, dict):
+            raise self.wrong(name, f"one of {', '.join(options)} or an object")
+        return read(Fields(value, self.at(name)))
 
     def flag(self, name: str, default: bool = False) -> bool:
         value = self.get(name)
@@ -128,11 +177,12 @@ class Fields:
         value = self.get(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int):
+        found = _as_integer(value)
+        if found is None:
             raise self.wrong(name, "an integer")
-        if not low <= value <= high:
+        if not low <= found <= high:
             raise self.wrong(name, f"an integer from {low} to {high}", code="invalid_value")
-        return value
+        return found
 
     def number(self, name: str, low: float, high: float) -> float | None:
         value = self.get(name)
@@ -144,19 +194,45 @@ class Fields:
             raise self.wrong(name, f"a number from {low:g} to {high:g}", code="invalid_value")
         return float(value)
 
-    def texts(self, name: str, most: int) -> tuple[str, ...]:
-        """A string, or up to `most` of them; none of them empty."""
+    def numbers(self, name: str, pattern: str, low: float, high: float) -> Mapping[str, float]:
+        """An object of numbers, whose names `pattern` matches whole."""
+        found = self.mapping(name) or {}
+        for each, value in found.items():
+            if not re.fullmatch(pattern, each) or not is_number(value) or not low <= value <= high:
+                expected = f"names that match {pattern}, each with a number from {low:g} to {high:g}"
+                raise self.wrong(name, expected, code="invalid_value")
+        return found
+
+    def texts(self, name: str, most: int, least: int = 0) -> tuple[str, ...]:
+        """A string, or `least` to `most` of them; none of them empty."""
         value = self.get(name)
         found = [] if value is None else [value] if isinstance(value, str) else value
         if not isinstance(found, list) or not all(isinstance(text, str) and text for text in found):
             raise self.wrong(name, "a string or a list of strings, none of them empty")
+        if value is not None and len(found) < least:
+            raise self.wrong(name, f"at least {least} of them", code="invalid_value")
         if len(found) > most:
             raise self.wrong(name, f"at most {most} strings", code="invalid_value")
         return tuple(found)
 
-    def object(self, name: str) -> Fields | None:
+    def texts_or_ids(self, name: str, most: int) -> list[str | list[int]]:
+        """A string, a list of token ids, or a list of 1 to `most` of either."""
+        value = self.need(name)
+        one = _text_or_ids(value)
+        found = [one] if one is not None else [_text_or_ids(item) for item in value] if isinstance(value, list) else []
+        read = [item for item in found if item is not None]
+        if not read or len(read) < len(found):
+            raise self.wrong(name, "a string, a list of token ids, or a list of either")
+        if len(read) > most:
+            raise self.wrong(name, f"at most {most} of them", code="invalid_value")
+        return read
+
+    def object(self, name: str, read: Read[Item]) -> Item | None:
         value = self.get(name)
-        return None if value is None else Fields(value, self.at(name))
+        return None if value is None else read(Fields(value, self.at(name)))
+
+    def needed_object(self, name: str, read: Read[Item]) -> Item:
+        return read(Fields(self.need(name), self.at(name)))
 
     def mapping(self, name: str) -> Mapping[str, Any] | None:
         """An object whose fields are the client's own business."""
@@ -165,16 +241,44 @@ class Fields:
             raise self.wrong(name, "an object")
         return value
 
-    def items(self, name: str, read: Callable[[Any, str], Item], *, most: int | None = None) -> list[Item]:
-        """A list, each item read by `read(value, path)`."""
+    def needed_mapping(self, name: str) -> Mapping[str, Any]:
+        self.need(name)
+        return self.mapping(name) or {}
+
+    def objects(self, name: str, read: Read[Item], *, least: int = 0, most: int | None = None) -> list[Item]:
         value = self.get(name)
         if value is None:
             return []
         if not isinstance(value, list):
             raise self.wrong(name, "a list")
+        if len(value) < least:
+            raise self.wrong(name, f"at least {least} of them", code="invalid_value")
         if most is not None and len(value) > most:
             raise self.wrong(name, f"at most {most} items", code="invalid_value")
-        return [read(item, f"{self.at(name)}[{index}]") for index, item in enumerate(value)]
+        return [read(Fields(item, f"{self.at(name)}[{index}]")) for index, item in enumerate(value)]
+
+    def text_or_objects(self, name: str, read: Read[Item], *, least: int = 0) -> str | list[Item] | None:
+        value = self.get(name)
+        if value is None or isinstance(value, str):
+            return value
+        if not isinstance(value, list):
+            raise self.wrong(name, "a string or a list of objects")
+        return self.objects(name, read, least=least)
+
+
+def _as_integer(value: Any) -> int | None:
+    """A JSON value as an integer, which 1.0 is as well (JSON Schema, section 4.2.3); None for any other."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _text_or_ids(value: Any) -> str | list[int] | None:
+    """A string or a list of at least one integer; None for what is neither."""
+    if isinstance(value, str) or not isinstance(value, list) or not value:
+        return value if isinstance(value, str) else None
+    ids = [found for each in value if (found := _as_integer(each)) is not None]
+    return ids if len(ids) == len(value) else None
 
 
 def is_number(value: Any) -> bool:

@@ -27,7 +27,7 @@ _HEADERS: Final = (
     ("referrer-policy", "no-referrer"),
     ("cross-origin-resource-policy", "same-origin"),
 )
-_GUARDED: Final = ("/v1/", "/api/", "/metrics")
+GUARDED: Final = ("/v1/", "/api/", "/metrics")
 """What a key is needed for; the page and `/health` tell nothing that is anyone's."""
 
 
@@ -56,7 +56,8 @@ class Guard:
                 for name, value in _HEADERS:
                     headers[name] = value
                 headers.setdefault("cache-control", "no-cache")
-                headers["x-request-id"] = f"req_{secrets.token_hex(12)}"
+                if self._service.replicas is None:  # where there are several, Ray's proxy says it
+                    headers["x-request-id"] = f"req_{secrets.token_hex(12)}"
                 message["headers"] = headers.raw
             await send(message)
 
@@ -82,7 +83,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             raise ApiError(403, f"requests from {origin[:80]!r} are refused: only pages of this server may send them")
-        if self._keys and path.startswith(_GUARDED):
+        if self._keys and path.startswith(GUARDED):
             self._check_key(headers.get("authorization", ""))
         if self._service.metrics.in_flight > self._service.limits.in_flight and path != "/health":
             raise ApiError(503, "too many requests are under way", code="overloaded", retry_after=1)

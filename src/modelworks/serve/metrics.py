@@ -5,18 +5,49 @@ from __future__ import annotations
 import bisect
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from modelworks.engine.engine import EngineStats
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
+@dataclass(slots=True)
+class Family:
+    """A metric with its samples: each a suffix of the name, labels and a value."""
+
+    name: str
+    summary: str
+    kind: Literal["counter", "gauge", "histogram"]
+    samples: list[tuple[str, Mapping[str, str], float]] = field(default_factory=list)
+
+
+def render(families: Mapping[str, Sequence[Family]]) -> str:
+    """The exposition of what servers count, by the replica that does; with an empty name it is the only one."""
+    joined: dict[str, list[str]] = {}
+    for replica, counted in families.items():
+        own = {"replica": replica} if replica else {}
+        for family in counted:
+            name = f"modelworks_{family.name}"
+            head = [f"# HELP {name} {family.summary}", f"# TYPE {name} {family.kind}"]
+            lines = joined.setdefault(name, head)
+            lines += [
+                f"{name}{suffix}{_labels({**own, **labels})} {value:.15g}" for suffix, labels, value in family.samples
+            ]
+    return "\n".join([*(line for lines in joined.values() for line in lines), ""])
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}" if labels else ""
+
+
 class Histogram:
     """How often values fell below each bound."""
 
     def __init__(self, name: str, summary: str, bounds: tuple[float, ...] = _SECONDS) -> None:
-        self.name, self._summary, self._bounds = name, summary, bounds
+        self._name, self._summary, self._bounds = name, summary, bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
@@ -24,14 +55,14 @@ class Histogram:
         self._counts[bisect.bisect_left(self._bounds, value)] += times
         self._sum += value * times
 
-    def lines(self) -> Iterator[str]:
-        yield from _head(self.name, self._summary, "histogram")
+    def family(self) -> Family:
+        family = Family(self._name, self._summary, "histogram")
         total = 0
         for bound, count in zip((*self._bounds, "+Inf"), self._counts, strict=True):
             total += count
-            yield f'{self.name}_bucket{{le="{bound}"}} {total}'
-        yield f"{self.name}_sum {self._sum:.9g}"
-        yield f"{self.name}_count {total}"
+            family.samples.append(("_bucket", {"le": str(bound)}, total))
+        family.samples += [("_sum", {}, self._sum), ("_count", {}, total)]
+        return family
 
 
 class Metrics:
@@ -41,49 +72,37 @@ class Metrics:
         self.requests: Counter[tuple[str, str, int]] = Counter()
         """By route, method and status."""
         self.in_flight = 0
-        self.first_token = Histogram("modelworks_time_to_first_token_seconds", "From a request to its first token.")
-        self.token = Histogram("modelworks_time_per_token_seconds", "Between the tokens of an answer, after the first.")
+        self.first_token = Histogram("time_to_first_token_seconds", "From a request to its first token.")
+        self.token = Histogram("time_per_token_seconds", "Between the tokens of an answer, after the first.")
         self._began = time.time()
 
-    def text(self, stats: EngineStats) -> str:
-        """The exposition, with the engine's own numbers."""
-        return "\n".join([*self._lines(stats), ""])
+    def families(self, stats: EngineStats) -> list[Family]:
+        """What was counted, with the engine's own numbers."""
+        return [*self._families(stats), self.first_token.family(), self.token.family()]
 
-    def _lines(self, stats: EngineStats) -> Iterator[str]:
-        name = "modelworks_requests_total"
-        yield from _head(name, "HTTP requests by route, method and status.", "counter")
+    def _families(self, stats: EngineStats) -> Iterator[Family]:
+        requests = Family("requests_total", "HTTP requests by route, method and status.", "counter")
         for (route, method, status), count in sorted(self.requests.items()):
-            yield f'{name}{{route="{route}",method="{method}",status="{status}"}} {count}'
-        for name, kind, summary, value in (
-            ("http_requests_in_flight", "gauge", "HTTP requests under way.", self.in_flight),
-            ("requests_running", "gauge", "Answers being generated.", stats.running),
-            ("requests_queued", "gauge", "Requests that wait for the engine.", stats.queued),
-            ("requests_cancelled_total", "counter", "Generations ended before their end.", stats.counts.cancelled),
-            (
-                "requests_preempted_total",
-                "counter",
-                "Times that an answer had to be computed again.",
-                stats.counts.preempted,
-            ),
-            ("prompt_tokens_total", "counter", "Tokens of prompts.", stats.counts.prompt_tokens),
-            (
-                "cached_prompt_tokens_total",
-                "counter",
-                "Of these, found in the prefix cache.",
-                stats.counts.cached_tokens,
-            ),
-            ("generated_tokens_total", "counter", "Tokens of answers.", stats.counts.generated_tokens),
-            ("cache_blocks_used", "gauge", "Cache blocks that requests hold.", stats.blocks_used),
-            ("cache_blocks_cached", "gauge", "Cache blocks kept for prompts that begin alike.", stats.blocks_cached),
-            ("cache_blocks_free", "gauge", "Cache blocks that hold nothing.", stats.blocks_free),
-            ("start_time_seconds", "gauge", "When the server started, Unix time.", round(self._began, 3)),
-        ):
-            yield from _head(f"modelworks_{name}", summary, kind)
-            yield f"modelworks_{name} {value}"
-        yield from self.first_token.lines()
-        yield from self.token.lines()
-
-
-def _head(name: str, summary: str, kind: str) -> Iterator[str]:
-    yield f"# HELP {name} {summary}"
-    yield f"# TYPE {name} {kind}"
+            requests.samples.append(("", {"route": route, "method": method, "status": str(status)}, count))
+        yield requests
+        counts = stats.counts
+        gauges: Sequence[tuple[str, str, float]] = (
+            ("http_requests_in_flight", "HTTP requests under way.", self.in_flight),
+            ("requests_running", "Answers being generated.", stats.running),
+            ("requests_queued", "Requests that wait for the engine.", stats.queued),
+            ("cache_blocks_used", "Cache blocks that requests hold.", stats.blocks_used),
+            ("cache_blocks_cached", "Cache blocks kept for prompts that begin alike.", stats.blocks_cached),
+            ("cache_blocks_free", "Cache blocks that hold nothing.", stats.blocks_free),
+            ("start_time_seconds", "When the server started, Unix time.", round(self._began, 3)),
+        )
+        counters: Sequence[tuple[str, str, float]] = (
+            ("requests_cancelled_total", "Generations ended before their end.", counts.cancelled),
+            ("requests_preempted_total", "Times that an answer had to be computed again.", counts.preempted),
+            ("prompt_tokens_total", "Tokens of prompts.", counts.prompt_tokens),
+            ("cached_prompt_tokens_total", "Of these, found in the prefix cache.", counts.cached_tokens),
+            ("generated_tokens_total", "Tokens of answers.", counts.generated_tokens),
+        )
+        for name, summary, value in gauges:
+            yield Family(name, summary, "gauge", [("", {}, value)])
+        for name, summary, value in counters:
+            yield Family(name, summary, "counter", [("", {}, value)])

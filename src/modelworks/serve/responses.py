@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from modelworks.engine.grammar import Grammar
 from modelworks.serve.answer import Answers, Part, Token
-from modelworks.serve.chat import check_arguments, converse, new_id, read_content, token_json
+from modelworks.serve.chat import converse, new_id, read_arguments, read_content, token_json
 from modelworks.serve.errors import ApiError
 from modelworks.serve.events import event
 from modelworks.serve.fields import Fields
@@ -53,9 +53,7 @@ class ResponseRequest:
         messages = _read_input(fields)
         if instructions is not None:
             messages.insert(0, {"role": "system", "content": instructions})
-        include = fields.items("include", lambda value, _: value)
-        if any(each not in _INCLUDABLE for each in include):
-            raise fields.wrong("include", f"nothing but {_LOGPROBS!r}", code="unsupported_parameter")
+        include = fields.choices("include", _INCLUDABLE)
         top = fields.integer("top_logprobs", 0, MOST_LOGPROBS)
         grammar, stated = _read_text(fields)
         request = cls(
@@ -78,25 +76,24 @@ class ResponseRequest:
 
 
 def _read_text(fields: Fields) -> tuple[Grammar | None, dict[str, Any]]:
-    text = fields.object("text")
-    if text is None:
-        return None, {"type": "text"}
-    stated = text.mapping("format") or {"type": "text"}
-    grammar = read_format(text, "format", inline=True)
-    text.ignore("verbosity")
-    text.close()
-    return grammar, dict(stated)
+    def read(text: Fields) -> tuple[Grammar | None, dict[str, Any]]:
+        stated = text.mapping("format") or {"type": "text"}
+        grammar = read_format(text, "format", inline=True)
+        text.ignore("verbosity")
+        text.close()
+        return grammar, dict(stated)
+
+    return fields.object("text", read) or (None, {"type": "text"})
 
 
 def _read_input(fields: Fields) -> list[Message]:
     """`input` as messages: calls that follow each other are one assistant's turn."""
-    value = fields.need("input")
-    if isinstance(value, str):
-        return [{"role": "user", "content": value}]
-    if not isinstance(value, list) or not value:
-        raise fields.wrong("input", "a string or a list of items")
+    fields.need("input")
+    found = fields.text_or_objects("input", _read_item, least=1)
+    if found is None or isinstance(found, str):
+        return [{"role": "user", "content": found}]
     messages: list[Message] = []
-    for message in fields.items("input", _read_item):
+    for message in found:
         if message is None:
             continue
         if message.get("tool_calls") and messages and messages[-1]["role"] == "assistant":
@@ -104,20 +101,18 @@ def _read_input(fields: Fields) -> list[Message]:
             last["tool_calls"] = [*last.get("tool_calls", ()), *message["tool_calls"]]
         else:
             messages.append(message)
-    if not messages:
-        raise fields.wrong("input", "at least one message", code="invalid_value")
+    fields.expect(bool(messages), "input", "at least one message")
     return messages
 
 
-def _read_item(value: Any, path: str) -> Message | None:
-    item = Fields(value, path)
+def _read_item(item: Fields) -> Message | None:
     kind = item.choice("type", ("message", "function_call", "function_call_output", "reasoning"), "message")
     item.ignore("id", "status")  # of an item that an earlier response gave
     message: Message | None
     if kind == "reasoning":  # agents send back what other models thought; this one did not
         return None
     if kind == "function_call":
-        function = {"name": item.needed_text("name"), "arguments": check_arguments(item)}
+        function = {"name": item.needed_text("name"), "arguments": read_arguments(item)}
         call = {"id": item.needed_text("call_id"), "type": "function", "function": function}
         message = {"role": "assistant", "content": "", "tool_calls": [call]}
     elif kind == "function_call_output":
@@ -125,8 +120,7 @@ def _read_item(value: Any, path: str) -> Message | None:
         output = read_content(item, "output", ("input_text", "output_text"))
         message = {"role": "tool", "tool_call_id": item.needed_text("call_id"), "content": output or ""}
     else:
-        item.need("role")
-        role = item.choice("role", ("user", "assistant", "system", "developer"), "")
+        role = item.needed_choice("role", ("user", "assistant", "system", "developer"))
         item.need("content")
         content = read_content(item, "content", ("input_text", "output_text"))
         item.ignore("phase")
@@ -293,6 +287,14 @@ def _response(service: Service, request: ResponseRequest) -> dict[str, Any]:
         "output": [],
         "parallel_tool_calls": tools.parallel,
         "previous_response_id": None,
+        "background": False,
+        "max_tool_calls": None,
+        "presence_penalty": sampling.get("presence_penalty", 0.0),
+        "frequency_penalty": sampling.get("frequency_penalty", 0.0),
+        "prompt_cache_key": None,
+        "reasoning": None,
+        "safety_identifier": None,
+        "service_tier": "default",
         "store": False,
         "temperature": sampling.get("temperature", service.sampling.temperature),
         "text": {"format": request.format},

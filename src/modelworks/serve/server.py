@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -11,9 +13,12 @@ import uvicorn
 from starlette.applications import Starlette
 
 from modelworks.core.errors import ConfigError
+from modelworks.serve.service import Service
 
-LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _BACKLOG: Final = 2048
+_LAST_WORDS: Final = 1.0
+"""Seconds in which answers that are cut can still say so."""
+_log = logging.getLogger("modelworks.serve")
 
 
 def is_loopback(host: str) -> bool:
@@ -68,8 +73,8 @@ def make_server(
 ) -> uvicorn.Server:
     """A server for sockets of `bind`: `server.run([socket])`, and `server.should_exit = True` ends it.
 
-    It then takes no more connections, and lets requests that have begun go on for `shutdown_seconds`. `on_start` is
-    called once connections are taken.
+    It then takes no more connections, and lets requests that have begun go on for `shutdown_seconds`; those that take
+    longer are cut, streams with an event that says so. `on_start` is called once connections are taken.
     """
     config = uvicorn.Config(
         app,
@@ -81,17 +86,48 @@ def make_server(
         ws="none",
         backlog=_BACKLOG,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=shutdown_seconds,
+        # `_Server` ends what is late itself; uvicorn would end it with a traceback each.
+        timeout_graceful_shutdown=shutdown_seconds + 10,
     )
-    return _Server(config, on_start)
+    return _Server(config, app, shutdown_seconds, on_start)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None] | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: Starlette, shutdown_seconds: float, on_start: Callable[[], None] | None
+    ) -> None:
         super().__init__(config)
+        self._app = app
+        self._shutdown_seconds = shutdown_seconds
         self._on_start = on_start
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and self._on_start is not None:
             self._on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        cutting = asyncio.ensure_future(self._cut())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting.cancel()
+        if self.server_state.tasks:  # a second signal: nothing is waited for
+            self._hang_up()
+            await asyncio.wait([*self.server_state.tasks], timeout=_LAST_WORDS)
+
+    async def _cut(self) -> None:
+        """End what is still under way when its time is over: answers first, then the connections that stay."""
+        await asyncio.sleep(self._shutdown_seconds)
+        late = len(self.server_state.tasks)
+        _log.warning("%d requests were still under way after %g seconds and are cut", late, self._shutdown_seconds)
+        service: Service = self._app.state.service
+        await asyncio.to_thread(service.engine.close, drain=False)
+        await asyncio.sleep(_LAST_WORDS)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close every connection at once, which their requests take for clients that left."""
+        for connection in [*self.server_state.connections]:
+            if (transport := connection.transport) is not None:
+                transport.abort()

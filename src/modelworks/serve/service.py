@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final, Literal
 
 from modelworks.core.errors import ConfigError, ContextLengthError
 from modelworks.engine.engine import Engine
 from modelworks.engine.sample import Sampling
-from modelworks.retrieval.embed import Embedder
+from modelworks.retrieval.embed import Embedder, EncoderEmbedder
 from modelworks.serve.documents import Documents
 from modelworks.serve.errors import ApiError
-from modelworks.serve.metrics import Metrics
+from modelworks.serve.metrics import Family, Metrics
 from modelworks.serve.sampling import defaults
 from modelworks.text.tokenizer import Tokenizer
 
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _LONG = 65_536  # bytes of a prompt from which on it is measured before anything else is done with it
 
 
@@ -52,12 +53,14 @@ class Service:
     documents: Documents | None = None
     limits: Limits = Limits()
     api_keys: Sequence[str] = ()
-    hosts: Sequence[str] = ("localhost", "127.0.0.1", "::1")
+    hosts: Sequence[str] = LOOPBACK
     """Names that the server answers to: what a `Host` header may say."""
     any_address: bool = False
     """Whether a `Host` header may also be any IP address: where the server is bound beyond loopback."""
     metrics: Metrics = field(default_factory=Metrics)
     started: int = field(default_factory=lambda: int(time.time()))
+    replicas: Callable[[], Awaitable[Mapping[str, Sequence[Family]]]] | None = None
+    """Where the server is one of several that are asked as one: what each of them counts, by its name."""
     embedding: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "modelworks-embed"))
     """One thread: an embedder uses every core, and must not keep prompts from being read."""
 
@@ -72,6 +75,10 @@ class Service:
     @cached_property
     def sampling(self) -> Sampling:
         return defaults(self.engine.model)
+
+    def families(self) -> list[Family]:
+        """What the server counts."""
+        return self.metrics.families(self.engine.stats())
 
     @property
     def generating(self) -> tuple[str, ...]:
@@ -123,6 +130,61 @@ def not_found(asked: str, known: Sequence[str]) -> ApiError:
     return ApiError(
         404, f"there is no model {asked[:80]!r} for this here; it is {named}", param="model", code="model_not_found"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that it takes to make a service, in this process or in another."""
+
+    model: str
+    name: str
+    embedder: str = "starter-embedder"
+    weights: Literal["q8", "q4"] | None = None
+    kv_bytes: int = 512 << 20
+    max_running: int = 32
+    max_queued: int = 256
+    limits: Limits = Limits()
+    api_keys: Sequence[str] = ()
+    hosts: Sequence[str] = LOOPBACK
+    any_address: bool = False
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Paths of LoRA adapters by the names that requests ask for."""
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        for taken in {self.name, model_name(self.embedder)} & self.adapters.keys():
+            raise ConfigError(f"an adapter is named {taken!r}, as a model is; give the adapter another name")
+
+    def open(
+        self,
+        documents: Documents | None = None,
+        replicas: Callable[[], Awaitable[Mapping[str, Sequence[Family]]]] | None = None,
+    ) -> Service:
+        """Load the models. Raises what `Engine` raises, and `ConfigError` for a model without a tokenizer."""
+        engine = Engine(
+            self.model,
+            kv_bytes=self.kv_bytes,
+            weights=self.weights,
+            max_running=self.max_running,
+            max_queued=self.max_queued,
+        )
+        service = Service(
+            engine=engine,
+            name=self.name,
+            embedder=EncoderEmbedder(self.embedder),
+            embedder_name=model_name(self.embedder),
+            documents=documents,
+            limits=self.limits,
+            api_keys=self.api_keys,
+            hosts=self.hosts,
+            any_address=self.any_address,
+            started=self.started,
+            replicas=replicas,
+        )
+        service.tokenizer  # noqa: B018 - a model without one is refused now, not at the first request
+        for name, path in self.adapters.items():
+            engine.add_adapter(name, path)
+        return service
 
 
 def texts_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,15 +8,13 @@ allows what `tool_choice` allows: text, calls with arguments that satisfy their 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from modelworks.engine.grammar import Grammar
 from modelworks.serve.errors import ApiError
-from modelworks.serve.fields import Fields
-from modelworks.serve.sampling import json_schema
+from modelworks.serve.fields import Fields, Item, Read
 from modelworks.text.tokenizer import Tokenizer
 from modelworks.text.tool_calls import CLOSE, OPEN, Notation, ToolCallParser, native_notation
 
@@ -93,75 +91,61 @@ class Tools:
 NO_TOOLS: Final = Tools(())
 
 
-def _function_of(fields: Fields, *, nested: bool) -> Fields:
-    """What names a function: an object of its own where `nested`, as in chat, or else the fields themselves."""
-    if not nested:
-        return fields
-    fields.need("function")
-    function = fields.object("function")
-    assert function is not None
-    fields.close()
-    return function
-
-
 def read_tools(fields: Fields, *, nested: bool) -> Tools:
     """`tools`, `tool_choice`, `parallel_tool_calls`; `nested`: a function stands in a field of that name, as in chat.
 
     Raises `ApiError` where a tool is malformed, its schema invalid, or the choice names no tool.
     """
 
-    def read(value: Any, path: str) -> Mapping[str, Any]:
-        tool = Fields(value, path)
-        if tool.need("type") != "function":
-            raise tool.wrong("type", "'function', the only kind of tool there is here", code="unsupported_parameter")
-        function = _function_of(tool, nested=nested)
-        return _function(function)
+    def read(tool: Fields) -> Mapping[str, Any]:
+        tool.needed_choice("type", ("function",), code="unsupported_parameter")
+        return _of_function(tool, _read_function, nested=nested)
 
-    functions = tuple(fields.items("tools", read, most=MOST_TOOLS))
+    functions = tuple(fields.objects("tools", read, most=MOST_TOOLS))
     names = [each["name"] for each in functions]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ApiError(400, f"tools: two are called {twice!r}", param="tools", code="invalid_value")
     if len(json.dumps(functions)) > _MOST_TOOL_CHARACTERS:
         raise ApiError(400, f"tools: more than {_MOST_TOOL_CHARACTERS} characters", param="tools", code="invalid_value")
-    choice = _choice(fields, names, nested=nested)
+    choice = _read_choice(fields, names, nested=nested)
     return Tools(functions, choice, fields.flag("parallel_tool_calls", default=True))
 
 
-def _function(function: Fields) -> dict[str, Any]:
-    name = function.needed_text("name")
-    if not re.fullmatch("[A-Za-z0-9_.-]{1,64}", name) or name in _CHOICES:
-        raise function.wrong(
-            "name", "up to 64 letters, digits, '_', '-' and '.', and no choice's name", code="invalid_value"
-        )
+def _of_function(fields: Fields, read: Read[Item], *, nested: bool) -> Item:
+    """What `read` makes of what describes a function: a field of that name where `nested`, or the fields themselves."""
+    found = fields.needed_object("function", read) if nested else read(fields)
+    fields.close()
+    return found
+
+
+def _read_function(function: Fields) -> dict[str, Any]:
+    name = function.needed_text("name", pattern="[A-Za-z0-9_.-]{1,64}")
+    function.expect(name not in _CHOICES, "name", "a name that is no choice's")
     parameters = function.mapping("parameters") or {"type": "object", "properties": {}}
-    if parameters.get("type", "object") != "object":
-        raise function.wrong("parameters", "a schema of type 'object'", code="invalid_schema")
+    is_object = parameters.get("type", "object") == "object"
+    function.expect(is_object, "parameters", "a schema of type 'object'", code="invalid_schema")
     parameters = {"type": "object", **parameters}
-    json_schema(parameters, function.at("parameters"))
+    function.made("parameters", lambda: Grammar.json_schema(parameters), code="invalid_schema")
     function.flag("strict")  # arguments always satisfy their schema here
     described = {"name": name, "description": function.text("description", ""), "parameters": parameters}
     function.close()
     return described
 
 
-def _choice(fields: Fields, names: Sequence[str], *, nested: bool) -> str:
-    value = fields.get("tool_choice")
-    if value is None or value in _CHOICES:
-        chosen = value or ("auto" if names else "none")
-        if chosen == "required" and not names:
-            raise fields.wrong("tool_choice", "tools to choose from", code="invalid_value")
-        return str(chosen)
-    if not isinstance(value, dict):
-        raise fields.wrong("tool_choice", f"one of {', '.join(_CHOICES)} or an object that names a function")
-    named = Fields(value, fields.at("tool_choice"))
-    if named.need("type") != "function":
-        raise named.wrong("type", "'function'", code="unsupported_parameter")
-    function = _function_of(named, nested=nested)
-    name = function.needed_text("name")
-    function.close()
-    if name not in names:
-        raise function.wrong("name", "the name of one of the tools", code="invalid_value")
-    return name
+def _read_choice(fields: Fields, names: Sequence[str], *, nested: bool) -> str:
+    def read_name(function: Fields) -> str:
+        name = function.needed_text("name")
+        function.expect(name in names, "name", "the name of one of the tools")
+        function.close()
+        return name
+
+    def read(named: Fields) -> str:
+        named.needed_choice("type", ("function",), code="unsupported_parameter")
+        return _of_function(named, read_name, nested=nested)
+
+    chosen = fields.choice_or_object("tool_choice", _CHOICES, read)
+    fields.expect(chosen != "required" or bool(names), "tool_choice", "tools to choose from")
+    return chosen or ("auto" if names else "none")
 
 
 # --- what the model is told -------------------------------------------------------------------------------------------
