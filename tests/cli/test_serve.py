@@ -87,7 +87,7 @@ def test_adapters_that_cannot_be_served(run, starter_adapter: Path, tmp_path: Pa
         (["a="], ("'a='", "NAME=PATH")),
         (["a=x", "a=y"], ("'a' is given twice",)),
         ([f"starter={starter_adapter}"], ("named 'starter', as a model is",)),
-        ([f"starter-embedder={starter_adapter}"], ("'starter-embedder' named 'starter', as a model is,)),
+        ([f"starter-embedder={starter_adapter}"], ("named 'starter-embedder', as a model is",)),
         ([f"a={tmp_path / 'none'}"], ("none", "no such file or folder")),
     ):
         options = [part for each in given for part in ("--adapters", each)]
