@@ -59,6 +59,12 @@ def test_it_names_the_models_and_the_errors(served) -> None:
     assert "securitySchemes" not in told["components"]
 
 
+def test_adapters_are_models_that_may_be_asked(adapted) -> None:
+    body = body_of(adapted.http.get("/openapi.json").json(), CHAT)
+    for model, there in (("tiny", True), ("pirate", True), ("nobody", False)):
+        assert body.is_valid({"model": model, "messages": [{"role": "user", "content": "x"}]}) == there
+
+
 @pytest.mark.parametrize(
     ("path", "read", "model"),
     [

@@ -77,8 +77,8 @@ def _operations(service: Service) -> list[Operation]:
     listed = ("id", "object", "created", "owned_by")
     streamed = ("application/json", "text/event-stream")
 
-    def chatting(service: Service) -> str:
-        return service.name
+    def generating(service: Service) -> Sequence[str]:
+        return service.generating
 
     found = [
         Operation("GET", "/health", _health, "Whether the server is up", gives=("status", "model")),
@@ -93,7 +93,7 @@ def _operations(service: Service) -> list[Operation]:
             "Messages in, an answer out, whole or as server-sent events",
             gives=chat_answer,
             read=chat.ChatRequest.parse,
-            model=chatting,
+            models=generating,
             kinds=streamed,
         ),
         Operation(
@@ -103,7 +103,7 @@ def _operations(service: Service) -> list[Operation]:
             "Texts or token ids, continued",
             gives=chat_answer,
             read=completion.parse,
-            model=chatting,
+            models=generating,
             kinds=streamed,
         ),
         Operation(
@@ -113,7 +113,7 @@ def _operations(service: Service) -> list[Operation]:
             "Text and function calls, with earlier turns inline",
             gives=("id", "object", "created_at", "model", "status", "output"),
             read=responses.ResponseRequest.parse,
-            model=chatting,
+            models=generating,
             kinds=streamed,
         ),
         Operation(
@@ -123,7 +123,7 @@ def _operations(service: Service) -> list[Operation]:
             "Texts to vectors of length 1",
             gives=("object", "data", "model", "usage"),
             read=embeddings.EmbeddingRequest.parse,
-            model=lambda service: service.embedder_name,
+            models=lambda service: (service.embedder_name,),
         ),
     ]
     if service.documents is not None:

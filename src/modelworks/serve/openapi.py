@@ -61,8 +61,8 @@ class Operation:
     """The fields that its answer always has."""
     read: Callable[[Fields], Any] | None = None
     """What reads its body; None where it has none."""
-    model: Callable[[Service], str] | None = None
-    """Which model its body must name."""
+    models: Callable[[Service], Sequence[str]] | None = None
+    """Of which models its body must name one."""
     status: int = 200
     kinds: Sequence[str] = ("application/json",)
     """The media types of its answer."""
@@ -104,10 +104,10 @@ def _operation(service: Service, operation: Operation) -> dict[str, Any]:
     if operation.read is not None:
         errors |= _OF_BODIES
         schema = describe(operation.read)
-        if operation.model is not None:
-            schema["properties"]["model"]["enum"] = [operation.model(service)]
+        if operation.models is not None:
+            schema["properties"]["model"]["enum"] = list(operation.models(service))
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    if operation.missing or operation.model is not None:
+    if operation.missing or operation.models is not None:
         errors[404] = "No such model or document"
     if service.api_keys and operation.path.startswith(GUARDED):
         errors[401] = "No right key"
