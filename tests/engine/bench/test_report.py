@@ -124,7 +124,7 @@ def test_the_work_of_a_run_is_not_that_of_others() -> None:
     assert after is not None
     passed, worked, own = (b - a for a, b in zip(before, after))
     assert 0.95 <= own < 3
-    assert own - 0.1 <= worked <= passed
+    assert own - 0.1 <= worked <= passed + 0.1  # in ticks of 10 ms
 
 
 def test_a_model_is_named_by_its_size_and_hash(tmp_path: Path) -> None:
