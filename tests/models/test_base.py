@@ -74,6 +74,23 @@ def test_right_padding_changes_nothing(pair, ids_BT):
         close(logits_BTV[1, :8], pair.ours(ids_BT[1:, :8])[0])
 
 
+def test_packed_documents_are_what_they_are_alone(pair, ids_BT):
+    """A packed document must not see its neighbours, nor have its positions counted on from them (trl#1230)."""
+    document_BS = torch.tensor([[1] * 4 + [2] * 6 + [3] * 3, [1] * 9 + [2] * 2 + [0] * 2])
+    with torch.no_grad():
+        packed_BTV = pair.ours(ids_BT, attention_mask_BS=document_BS)
+        for row, start, end in ((0, 0, 4), (0, 4, 10), (0, 10, 13), (1, 0, 9), (1, 9, 11)):
+            alone_BTV = pair.ours(ids_BT[row : row + 1, start:end])
+            close(packed_BTV[row : row + 1, start:end], alone_BTV)
+
+
+def test_a_readout_gets_hidden_states_and_head_and_its_result_is_returned(pair, ids_BT):
+    with torch.no_grad():
+        logits_BTV, head_VC = pair.ours(ids_BT, readout=lambda x_BTC, w_VC: (x_BTC @ w_VC.T, w_VC))
+        torch.testing.assert_close(logits_BTV, pair.ours(ids_BT))
+    assert head_VC is pair.ours.output_embedding()
+
+
 def test_a_fully_masked_row_is_finite_in_bfloat16(pair, ids_BT):
     """efficient.md fault 9 (pytorch#103749): output and gradient."""
     model = load(pair.folder, dtype=torch.bfloat16)

@@ -5,7 +5,7 @@ Shapes: B batch, T new tokens, S = cached + T tokens, C hidden size, V vocabular
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -58,12 +58,18 @@ class LanguageModel(Pretrained):
         attention_mask_BS: Tensor | None = None,
         cache: KVCache | None = None,
         last_only: bool = False,
-    ) -> Tensor:
+        readout: Callable[[Tensor, Tensor], Any] = nn.functional.linear,
+    ) -> Any:
         """Token ids to logits_BTV, or logits_B1V of the last token with `last_only`.
 
-        `attention_mask_BS` is 1 for tokens and 0 for padding, on either side, over cached and new tokens alike.
-        Positions count the tokens of a row from 0, padding not counted, unless given. Logits at padding are finite
-        and meaningless. The new keys and values are appended to `cache`. Raises ValueError where shapes disagree.
+        `attention_mask_BS` is 1 for tokens and 0 for padding, on either side, over cached and new tokens alike. Where
+        a row packs several documents it numbers them upwards from 1, and no token sees those of another document.
+        Positions count the tokens of a document from 0, padding not counted, unless given. Logits at padding are
+        finite and meaningless. The new keys and values are appended to `cache`.
+
+        `readout` is what is made of the last hidden states x_BTC and the head's matrix w_VC; its result is returned.
+        A loss that never holds all logits goes there, so that it runs within the module's own call, where sharded
+        parameters are whole and hooks have run. Raises ValueError where shapes disagree.
         """
         if input_ids_BT.dim() != 2 or 0 in input_ids_BT.shape:
             raise ValueError(f"input_ids must be (batch, tokens), neither empty; got {tuple(input_ids_BT.shape)}")
@@ -76,13 +82,22 @@ class LanguageModel(Pretrained):
             if attention_mask_BS is None:
                 positions_BT = torch.arange(S - T, S, device=input_ids_BT.device).expand(B, T)
             else:
-                positions_BT = (attention_mask_BS.long().cumsum(-1) - 1).clamp_min(0)[:, S - T :]
+                positions_BT = _positions(attention_mask_BS)[:, S - T :]
         elif positions_BT.shape != (B, T):
             raise ValueError(f"positions must be {(B, T)}; got {tuple(positions_BT.shape)}")
         x_BTC = self.hidden_states(input_ids_BT, positions_BT, attention_mask_BS, cache)
         if last_only:
             x_BTC = x_BTC[:, -1:]
-        return nn.functional.linear(x_BTC, self.output_embedding())
+        return readout(x_BTC, self.output_embedding())
+
+
+def _positions(attention_mask_BS: Tensor) -> Tensor:
+    """Each token's place in its document, from 0; padding, which none sees, has some place that is not negative."""
+    document_BS = attention_mask_BS.long()
+    count_BS = (document_BS > 0).cumsum(-1) - 1
+    latest_BS = document_BS.cummax(-1).values
+    starts_BS = latest_BS > nn.functional.pad(latest_BS[:, :-1], (1, 0))
+    return (count_BS - (count_BS * starts_BS).cummax(-1).values).clamp_min(0)
 
 
 @contextmanager

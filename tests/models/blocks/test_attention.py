@@ -10,22 +10,24 @@ from modelworks.models.blocks.attention import attend, causal_mask
 CPU = torch.device("cpu")
 
 
-def sees(query: int, key: int, padding: list[int], window: int | None) -> bool:
-    """The rule in words: itself, and every earlier token that is no padding and within the window."""
-    return key == query or (key < query and bool(padding[key]) and (window is None or query - key < window))
+def sees(query: int, key: int, document: list[int], window: int | None) -> bool:
+    """The rule in words: itself, and every earlier token that is of its document and within the window."""
+    return key == query or (
+        key < query and document[key] == document[query] and (window is None or query - key < window)
+    )
 
 
 @given(
-    padding=st.lists(st.integers(0, 1), min_size=1, max_size=9),
+    document=st.lists(st.integers(0, 3), min_size=1, max_size=9),
     new=st.integers(1, 9),
     window=st.none() | st.integers(1, 10),
 )
-def test_mask_follows_its_rule(padding, new, window):
-    S = len(padding)
+def test_mask_follows_its_rule(document, new, window):
+    S = len(document)
     T = min(new, S)
-    mask_BS = torch.tensor([padding])
+    mask_BS = torch.tensor([document])
     mask_B1TS = causal_mask(T, S, attention_mask_BS=mask_BS, window=window, device=CPU)
-    expected = [[sees(query, key, padding, window) for key in range(S)] for query in range(S - T, S)]
+    expected = [[sees(query, key, document, window) for key in range(S)] for query in range(S - T, S)]
     assert mask_B1TS is not None
     assert mask_B1TS[0, 0].tolist() == expected
 

@@ -31,7 +31,8 @@ def causal_mask(
     """Which of the S keys each of the last T tokens sees: a bool mask_B1TS (B is 1 where all rows are alike).
 
     `None` stands for plain causal attention, for which `attend` takes the faster path without a mask.
-    `attention_mask_BS` is 1 for tokens and 0 for padding; `window` is how many tokens a token sees, itself included.
+    `attention_mask_BS` is 0 for padding and otherwise the number of a token's document, 1 where there is only one:
+    a token sees those with its own number. `window` is how many tokens a token sees, itself included.
     Every token sees itself, padding too: a row without any key would make softmax, and its gradient, NaN
     (pytorch#103749), and what padding computes is seen by no token.
     """
@@ -45,7 +46,8 @@ def causal_mask(
         mask = mask & (key_S > query_T1 - window)
     mask = mask[None, None]
     if attention_mask_BS is not None:
-        mask = mask & attention_mask_BS.to(device=device, dtype=torch.bool)[:, None, None, :]
+        document_BS = attention_mask_BS.to(device=device, dtype=torch.long)
+        mask = mask & (document_BS[:, None, None, :] == document_BS[:, None, S - T :, None])
         mask = mask | (key_S == query_T1)
     return mask
 

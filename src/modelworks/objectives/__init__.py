@@ -1,0 +1,1 @@
+"""Losses: what a batch asks of a model, as sums that the training loop divides."""
