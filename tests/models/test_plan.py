@@ -122,6 +122,20 @@ def test_chunks_and_single_tokens_equal_one_prefill_bit_for_bit(pair: Any) -> No
     np.testing.assert_array_equal(run(Program(made, num_blocks=9, num_threads=3), ids, [20, 30], [7, 3]), whole)
 
 
+@pytest.mark.parametrize("wanted", [[], [49], [3, 20, 49], [0, 1, 2], [20, 3], [7, 7], list(range(50))])
+def test_tokens_that_are_not_wanted_change_nothing(pair: Any, wanted: list[int]) -> None:
+    """After the last attention only wanted rows are computed; what the cache holds is the same."""
+    made = with_plan(pair)
+    ids = some_ids(51)
+    whole = run(Program(made, num_blocks=2), ids, [50, 1])
+    program, table = Program(made, num_blocks=2), np.array([[0, 1]])
+    some = program.step(np.array(ids[:50]), np.array([0, 50]), np.array([0]), table, np.array(wanted, np.int32))
+    np.testing.assert_array_equal(some, whole[wanted])
+    np.testing.assert_array_equal(
+        program.step(np.array(ids[50:]), np.array([0, 1]), np.array([50]), table, np.array([0])), whole[50:]
+    )
+
+
 @torch.inference_mode()
 def test_spans_of_a_long_context_are_joined_to_the_same_bits(pair: Any) -> None:
     """Computed one after the other, or at the same time where a step has less rows than threads can share."""
