@@ -25,6 +25,10 @@ class ContextLengthError(ModelworksError):
     """A prompt with its answer does not fit the model's context."""
 
 
+class TrainingError(ModelworksError):
+    """A training run went astray, or its checkpoint cannot be written or gone on from."""
+
+
 class DocumentError(ModelworksError):
     """A document cannot be read; the message is the reason shown in the ingestion report."""
 
