@@ -33,6 +33,10 @@ class DocumentError(ModelworksError):
     """A document cannot be read; the message is the reason shown in the ingestion report."""
 
 
+class DataError(ModelworksError):
+    """Training data is broken, empty, damaged on disk, or of no format that is known."""
+
+
 class StoreError(ModelworksError):
     """A collection's store is missing, locked, full, damaged or made by an incompatible model."""
 
