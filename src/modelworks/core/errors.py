@@ -25,8 +25,20 @@ class ContextLengthError(ModelworksError):
     """A prompt with its answer does not fit the model's context."""
 
 
+class TrainingError(ModelworksError):
+    """A training run went astray, or its checkpoint cannot be written or gone on from."""
+
+
+class Stopped(ModelworksError):
+    """A signal asked to stop, and what was done is kept."""
+
+
 class DocumentError(ModelworksError):
     """A document cannot be read; the message is the reason shown in the ingestion report."""
+
+
+class DataError(ModelworksError):
+    """Training data is broken, empty, damaged on disk, or of no format that is known."""
 
 
 class StoreError(ModelworksError):
