@@ -10,7 +10,7 @@ import ipaddress
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from modelworks.core.errors import ConfigError
 from modelworks.data.documents.build import drop_controls
@@ -148,8 +148,8 @@ CLEANERS: Mapping[str, Cleaner] = {
 }
 
 
-def cleaner(names: tuple[str, ...]) -> Cleaner:
-    """The cleaners of these names as one, in the order given.
+def clean(text: str, names: Sequence[str]) -> str:
+    """`text` through the cleaners of these names, in the order given.
 
     Raises:
         ConfigError: there is no cleaner of such a name.
@@ -157,11 +157,5 @@ def cleaner(names: tuple[str, ...]) -> Cleaner:
     for name in names:
         if name not in CLEANERS:
             raise ConfigError(f"there is no cleaner {name!r}; there are: {', '.join(CLEANERS)}")
-    steps = [CLEANERS[name] for name in names]
-
-    def clean(text: str) -> str:
-        for step in steps:
-            text = step(text)
-        return text
-
-    return clean
+        text = CLEANERS[name](text)
+    return text

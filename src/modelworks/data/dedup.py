@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,13 +66,10 @@ class MinHash:
 
     def sketch(self, texts: Iterable[str]) -> Sketch:
         """The sketch of `texts`."""
-        fingerprints, signatures = [], []
+        sketcher = Sketcher(self)
         for text in texts:
-            words = normalised(text)
-            fingerprints.append(hashlib.blake2b(words, digest_size=16).digest())
-            signatures.append(self.signature(hash_words(words)))
-        signatures_DK = np.array(signatures, np.uint32).reshape(-1, self.num_hashes)
-        return Sketch(np.array(fingerprints, FINGERPRINT), self._band_hashes(signatures_DK), signatures_DK)
+            sketcher.add(text)
+        return sketcher.done()
 
     def signature(self, words_W: Hashes) -> NDArray[np.uint32]:
         """The signature of a text, given the hashes of its words; (K,).
@@ -90,7 +88,8 @@ class MinHash:
             np.minimum(signature_K, hashed_KS.min(1).astype(np.uint32), out=signature_K)
         return np.minimum(signature_K, _NONE - np.uint32(1))
 
-    def _band_hashes(self, signatures_DK: NDArray[np.uint32]) -> Hashes:
+    def band_hashes(self, signatures_DK: NDArray[np.uint32]) -> Hashes:
+        """One number for each band of each signature, equal where all rows of the band are; (B, D)."""
         bands, rows = self.bands
         hashes_BD = np.empty((bands, len(signatures_DK)), np.uint64)
         for band in range(bands):
@@ -102,6 +101,53 @@ class MinHash:
 
 
 _NONE = np.uint32(0xFFFFFFFF)
+
+
+class Sketcher:
+    """Makes a sketch text by text, so that the texts need not be held."""
+
+    def __init__(self, minhash: MinHash) -> None:
+        self._minhash = minhash
+        self._fingerprints: list[bytes] = []
+        self._signatures: list[NDArray[np.uint32]] = []
+
+    def add(self, text: str) -> None:
+        words = normalised(text)
+        self._fingerprints.append(hashlib.blake2b(words, digest_size=16).digest())
+        self._signatures.append(self._minhash.signature(hash_words(words)))
+
+    def done(self) -> Sketch:
+        signatures_DK = np.array(self._signatures, np.uint32).reshape(-1, self._minhash.num_hashes)
+        fingerprints_D = np.array(self._fingerprints, FINGERPRINT)
+        return Sketch(fingerprints_D, self._minhash.band_hashes(signatures_DK), signatures_DK)
+
+
+class StoredSketch:
+    """A sketch on disk. Each array is mapped when it is asked for, since files that stay open are limited in number."""
+
+    def __init__(self, stem: Path) -> None:
+        self._stem = stem
+
+    @staticmethod
+    def save(sketch: Sketch, stem: Path) -> None:
+        """Write a sketch into files whose names begin with `stem`."""
+        for name, array in sketch._asdict().items():
+            np.save(stem.with_name(f"{stem.name}.{name}.npy"), array)
+
+    def _load(self, name: str) -> Any:
+        return np.load(self._stem.with_name(f"{self._stem.name}.{name}.npy"), mmap_mode="r")
+
+    @property
+    def fingerprints_D(self) -> NDArray[np.void]:
+        return self._load("fingerprints_D")
+
+    @property
+    def bands_BD(self) -> Hashes:
+        return self._load("bands_BD")
+
+    @property
+    def signatures_DK(self) -> NDArray[np.uint32]:
+        return self._load("signatures_DK")
 
 
 def jaccard(a_DK: NDArray[np.uint32], b_DK: NDArray[np.uint32]) -> NDArray[np.float64]:
@@ -117,8 +163,8 @@ class Duplicates(NamedTuple):
     """Whether a text has the same words as an earlier one."""
 
 
-def find_duplicates(parts: Sequence[Sketch], threshold: float | None) -> Duplicates:
-    """The duplicates in a corpus whose sketch lies in parts, on disk as likely as not (`numpy.memmap`).
+def find_duplicates(parts: Sequence[Sketch | StoredSketch], threshold: float | None) -> Duplicates:
+    """The duplicates in a corpus whose sketch lies in parts, in memory or on disk.
 
     Texts with the same words are one; then, unless `threshold` is None, those whose signatures share a band and agree
     in at least that share of entries. Likeness is passed on: where A is like B and B like C, all are one. Bands are
@@ -131,15 +177,16 @@ def find_duplicates(parts: Sequence[Sketch], threshold: float | None) -> Duplica
     del fingerprints_D, inverse_D
     if threshold is not None and len(exact_D):
         alone = np.flatnonzero(~exact_D)
+        signatures = _Signatures(parts)
         for band in range(len(parts[0].bands_BD)):
             hashes_D = np.concatenate([part.bands_BD[band] for part in parts])
-            for earlier, later in _candidates(hashes_D, alone, groups, parts, threshold):
+            for earlier, later in _alike(hashes_D, alone, groups, signatures, threshold):
                 groups.join(earlier, later)
     return Duplicates(groups.roots(), exact_D)
 
 
-def _candidates(
-    hashes_D: Hashes, alone: NDArray[np.int64], groups: _Groups, parts: Sequence[Sketch], threshold: float
+def _alike(
+    hashes_D: Hashes, alone: NDArray[np.int64], groups: _Groups, signatures: _Signatures, threshold: float
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Pairs of texts that share a band and are alike: each bucket's members beside its first one, then those that
     were not like it beside the first of them, and so on."""
@@ -157,21 +204,26 @@ def _candidates(
             joined = groups.first_D[earlier[pair]] == groups.first_D[later[pair]]
             like[pair] = joined
             ask = np.flatnonzero(~joined) + at
-            like[ask] = jaccard(_rows(parts, earlier[ask]), _rows(parts, later[ask])) >= threshold
+            like[ask] = jaccard(signatures[earlier[ask]], signatures[later[ask]]) >= threshold
         yield earlier[like], later[like]
         order = later[~like]
 
 
-def _rows(parts: Sequence[Sketch], index: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """The signatures of texts by their number in the whole corpus."""
-    ends = np.cumsum([len(part.signatures_DK) for part in parts])
-    of_part = np.searchsorted(ends, index, "right")
-    rows = np.empty((len(index), parts[0].signatures_DK.shape[1]), np.uint32)
-    for number in np.unique(of_part):
-        mine = of_part == number
-        start = ends[number] - len(parts[number].signatures_DK)
-        rows[mine] = parts[number].signatures_DK[index[mine] - start]
-    return rows
+class _Signatures:
+    """The signatures of texts by their numbers in the whole corpus."""
+
+    def __init__(self, parts: Sequence[Sketch | StoredSketch]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(len(part.fingerprints_D) for part in parts)])
+        self._width = parts[0].signatures_DK.shape[1]
+
+    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.uint32]:
+        of_part = np.searchsorted(self._starts, index, "right") - 1
+        rows = np.empty((len(index), self._width), np.uint32)
+        for number in np.unique(of_part):
+            mine = of_part == number
+            rows[mine] = self._parts[number].signatures_DK[index[mine] - self._starts[number]]
+        return rows
 
 
 class _Groups:

@@ -129,7 +129,7 @@ def _copies(pieces: Sequence[str]) -> tuple[float, float]:
 
 
 def _at_most(share: float, limit: float, what: str) -> str:
-    return f"{share:.0%} {what}, at most {limit:.0%} allowed" if share > limit else ""
+    return f"{share:.1%} {what}, at most {limit:.0%} allowed" if share > limit else ""
 
 
 def _share(pieces: Sequence[str], holds: Callable[[str], bool]) -> float:

@@ -75,10 +75,14 @@ class File:
     name: str
     """As the path was given, a folder's files below it; with forward slashes."""
     path: Path
+    root: str = ""
+    """The path that was given: the file itself, or a folder that it lies in."""
 
 
-def find_files(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[File], list[Unread]]:
+def find_files(paths: Sequence[str | os.PathLike[str]], *, skip: Path | None = None) -> tuple[list[File], list[Unread]]:
     """The files that `paths` name, folders walked, in order of the paths and then of their names, each file once.
+
+    skip: a folder to leave out, such as the one that is written to.
 
     Raises:
         ConfigError: a path does not exist.
@@ -87,14 +91,14 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[File], lis
     unread = []
     for given in map(Path, paths):
         if given.is_dir():
-            found = walk(given)
+            found = walk(given, skip=skip)
             prefix = given.as_posix().rstrip("/")
             for name in sorted(found.files):
                 path = found.files[name]
-                files.setdefault(path.resolve(), File(f"{prefix}/{name}", path))
+                files.setdefault(path.resolve(), File(f"{prefix}/{name}", path.absolute(), given.as_posix()))
             unread += [Unread(f"{prefix}/{name}", reason) for name, reason in sorted(found.unreadable.items())]
         elif given.exists():
-            files.setdefault(given.resolve(), File(given.as_posix(), given))
+            files.setdefault(given.resolve(), File(given.as_posix(), given.absolute(), given.as_posix()))
         else:
             raise ConfigError(f"{given}: there is no such file or folder")
     return list(files.values()), unread
@@ -129,7 +133,7 @@ def _read(file: File, text_key: str) -> Iterator[Text | Unread]:
             yield from read_rows(lines, file.name, text_key=text_key)
     elif suffix in _OPENERS:
         with _OPENERS[suffix](file.path, "rb") as stream:
-            yield from _member(stream, file.name, PurePosixPath(file.name).stem, text_key)
+            yield from _member(stream, file.name, file.path.stem, text_key)
     else:
         yield _text(documents.load(file.path), file.name)
 
