@@ -244,9 +244,9 @@ def _outline(ref: str) -> LanguageModel:
 def _with_peak(machine: dict[str, Any]) -> dict[str, Any]:
     if machine["peak"] is not None:
         return machine | {"measured": False}
-    from modelworks.scaling.machine import DTYPES, measure_peak
+    from modelworks.scaling.machine import DTYPES, matmul_peak
 
-    return machine | {"peak": measure_peak(DTYPES[machine["dtype"]]), "measured": True}
+    return machine | {"peak": matmul_peak(DTYPES[machine["dtype"]]), "measured": True}
 
 
 def _takes(model: LanguageModel, tokens: float | None, machine: dict[str, Any]) -> dict[str, Any]:

@@ -7,19 +7,17 @@ import time
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_SIZE = 1024  # large enough that memory is no limit, small enough to take 40 ms on a slow core
-_SECONDS = 0.5
+_SIDE, _REPEATS = 2048, 4
 
 
-def measure_peak(dtype: torch.dtype, *, seconds: float = _SECONDS) -> float:
-    """FLOPs a second of a product of two square matrices of `dtype` on torch's threads: the best one of `seconds`."""
-    left, right = (torch.randn(_SIZE, _SIZE).to(dtype) for _ in range(2))
-    left @ right  # the first builds the kernel
+def matmul_peak(dtype: torch.dtype, device: str | torch.device = "cpu") -> float:
+    """FLOPs a second of a product of two large square matrices, the best of a few; about a second on two cores."""
+    left, right = (torch.randn(_SIDE, _SIDE, device=device).to(dtype) for _ in range(2))
     best = float("inf")
-    end = time.perf_counter() + seconds
-    while (began := time.perf_counter()) < end:
-        left @ right
+    for _ in range(_REPEATS + 1):  # the first builds the kernel
+        began = time.perf_counter()
+        product = left @ right
+        if product.is_cuda:
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
-    if best == float("inf"):
-        raise ValueError(f"seconds must be positive, got {seconds}")
-    return 2 * _SIZE**3 / best
+    return 2.0 * _SIDE**3 / best

@@ -1,8 +1,8 @@
 """What training a model takes: parameters, FLOPs, memory, time.
 
-Parameters are counted on the module itself, built without memory. FLOPs are of the model, not of the machine: what is
-computed again under checkpointing does not count, and attention counts whole, masked half included, as in PaLM's MFU
-(Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+Parameters are counted on the module itself, built without memory. FLOPs are of the model, not of the machine: neither
+what is computed again under checkpointing counts nor the masked half of attention (Chowdhery et al. 2022,
+arXiv:2204.02311, appendix B, counts that half).
 """
 
 from __future__ import annotations
@@ -75,16 +75,25 @@ def _shares(model: LanguageModel) -> Iterator[tuple[nn.Parameter, float]]:
 
 
 def flops_per_token(model: LanguageModel, context: int) -> float:
-    """Forward and backward: 6 FLOPs for each weight multiplied with, and 12 layers width context for attention.
+    """Forward and backward: 6 for each weight that a token is multiplied with, and 12 for width and key that it sees.
 
-    The width is heads times head size; a sliding layer sees no more than its window. Forward alone is a third.
+    4 for a weight that is not trained. The width is heads times head size, in each layer. In causal attention a token
+    sees half the context on average; a sliding layer sees no more than its window. Forward alone is a third, where all
+    is trained. Chowdhery et al. 2022, appendix B, which counts the other half of the attention, too.
     """
     config = model.config
+    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    looked_up.discard(id(model.output_embedding()))
+    total = sum(
+        parameter.numel() * share * (6 if parameter.requires_grad else 4)
+        for parameter, share in _shares(model)
+        if parameter.dim() >= 2 and id(parameter) not in looked_up
+    )
     width = getattr(config, "n_embd", None) or config.num_attention_heads * config.head_dim
     kinds: Iterable[str] = getattr(config, "layer_types", None) or ("full_attention",) * config.num_hidden_layers
-    window = getattr(config, "sliding_window", None) or context
-    seen = sum(min(context, window) if kind == "sliding_attention" else context for kind in kinds)
-    return 6.0 * size_of(model).multiplied + 12.0 * width * seen
+    window = min(getattr(config, "sliding_window", None) or context, context)
+    seen = {"full_attention": context / 2, "sliding_attention": window * (1 - window / (2 * context))}
+    return float(total + sum(12 * width * seen[kind] for kind in kinds))
 
 
 @dataclass(frozen=True)
