@@ -84,11 +84,7 @@ def load(
             raise ModelFileError(
                 f"its config has {config.num_hidden_layers} layers, but there are only {len(checkpoint.names)} tensors"
             )
-        try:
-            with torch.device("meta"), _NoInitialisation():
-                model = family.build(config)
-        except RuntimeError as error:  # a product of sizes that overflows
-            raise ModelFileError(f"its config asks for more than any memory holds: {error}") from error
+        model = outline(family, config)
         _fill(model, checkpoint, dtype, torch.device(device))
         model.tokenizer = checkpoint.tokenizer()
         model.generation_defaults = checkpoint.generation_defaults()
@@ -98,6 +94,18 @@ def load(
         raise type(error)(f"{path}: {error}") from error
     model.source = path
     return model.eval()
+
+
+def outline(family: Family, config: Any) -> Pretrained:
+    """A module of that config on torch's meta device: names and shapes, no memory.
+
+    Raises ModelFileError for sizes whose product overflows.
+    """
+    try:
+        with torch.device("meta"), _NoInitialisation():
+            return family.build(config)
+    except RuntimeError as error:
+        raise ModelFileError(f"its config asks for more than any memory holds: {error}") from error
 
 
 class _NoInitialisation(TorchFunctionMode):
