@@ -360,7 +360,7 @@ def bake(model: nn.Module) -> None:
     """Make a plain model of it: the active adapters merged for good, all others gone, packed matrices de-quantised.
 
     What was trained beside rounded weights is merged onto these very weights, not onto the ones that were rounded
-    (peft#2321). Such matrices remember it, and `nf4.quantize` warns before it rounds the adapter away.
+    (peft#2321). Such matrices remember it, and `qlora.quantize` warns before it rounds the adapter away.
     """
     for path, module in list(model.named_modules()):
         if isinstance(module, AdaptedLinear):
