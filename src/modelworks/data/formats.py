@@ -131,6 +131,9 @@ def _message(name: str, value: Any) -> Message:
         raise _Malformed(f"{name}: no content")
     if not isinstance(message.get("content", ""), str | list):
         raise _Malformed(f"{name}: its content is {_kind(message['content'])}, expected a text")
+    if "tool_calls" in message:
+        calls = _list(f"{name}: tool_calls", message["tool_calls"])
+        message["tool_calls"] = [_call(f"{name}: tool_calls[{at}]", call) for at, call in enumerate(calls)]
     if not isinstance(message.get("train", True), bool):
         raise _Malformed(f"{name}: train is {message['train']!r}, expected true or false")
     if "weight" in message and (weight := _number(f"{name}: weight", message["weight"])) < 0:
@@ -141,13 +144,19 @@ def _message(name: str, value: Any) -> Message:
 def _calls(name: str, value: Any) -> list[dict[str, Any]]:
     """ShareGPT's function_call, the JSON of one call or of a list of them, as OpenAI's tool_calls."""
     calls = _parsed(name, value)
-    made = []
-    for call in calls if isinstance(calls, list) else [calls]:
-        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-            raise _Malformed(f"{name} has no function name")
-        arguments = call.get("arguments", call.get("parameters", {}))
-        made.append({"type": "function", "function": {"name": call["name"], "arguments": arguments}})
-    return made
+    return [_call(name, {"function": call}) for call in (calls if isinstance(calls, list) else [calls])]
+
+
+def _call(name: str, value: Any) -> dict[str, Any]:
+    """A call in the form of OpenAI's API, its arguments an object."""
+    function = value.get("function") if isinstance(value, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise _Malformed(f"{name} has no function name")
+    arguments = _parsed(f"{name}: arguments", function.get("arguments", function.get("parameters", {})) or {})
+    if not isinstance(arguments, Mapping):
+        raise _Malformed(f"{name}: its arguments are {_kind(arguments)}, expected an object")
+    rest = {key: item for key, item in value.items() if key not in ("type", "function") and item is not None}
+    return {"type": "function", **rest, "function": {"name": function["name"], "arguments": arguments}}
 
 
 def _tools(value: Columns) -> tuple[Mapping[str, Any], ...]:
