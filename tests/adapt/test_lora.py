@@ -1,405 +1,318 @@
-"""Adapters that PEFT saved against PEFT computing them; GGUF's layout against PEFT's; and all that can be damaged."""
+"""Adapters on a model: what trains, what they compute, taking them off, and merging them."""
 
 from __future__ import annotations
 
 import copy
-import json
-import re
-import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from modelworks.adapt.lora import CONFIG, WEIGHTS, Adapter, Applied, read
-from modelworks.core.errors import ModelFileError
+from modelworks.adapt import lora
+from modelworks.adapt.lora import AdaptedLinear, LoraConfig
+from modelworks.core.errors import ConfigError
+from modelworks.models.bert import BertConfig, BertEncoder
 from modelworks.models.llama import Llama, LlamaConfig
-from modelworks.models.load import load
 
-SHAPE = {
-    "vocab_size": 97,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
+KINDS = {
+    "lora": {},
+    "rslora": {"rslora": True},
+    "dora": {"dora": True},
+    "pissa": {"init": "pissa"},
+    "gaussian": {"init": "gaussian"},
+    "patterns": {"rank_pattern": {r"1\..*": 2}, "alpha_pattern": {"q_proj": 3.0}},
 }
-GPT2 = {"vocab_size": 97, "n_positions": 64, "n_embd": 48, "n_layer": 2, "n_head": 6, "initializer_range": 0.3}
-FAMILIES = {
-    "llama": ("LlamaConfig", SHAPE),
-    "qwen2": ("Qwen2Config", SHAPE | {"tie_word_embeddings": True}),
-    "gpt2": ("GPT2Config", GPT2),
-}
-IDS_BT = torch.randint(3, 97, (2, 13), generator=torch.Generator().manual_seed(1))
-Q = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
 
 
-@pytest.fixture(scope="module")
-def pair_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Any]]:
-    """The same random weights as transformers' model and as ours."""
-    made: dict[str, tuple[Any, Any]] = {}
-
-    def pair(name: str) -> tuple[Any, Any]:
-        if name not in made:
-            import transformers
-
-            kind, shape = FAMILIES[name]
-            torch.manual_seed(0)
-            hf = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**shape)).eval()
-            folder = tmp_path_factory.mktemp(name)
-            hf.save_pretrained(folder)
-            made[name] = hf, load(folder)
-        return made[name]
-
-    return pair
-
-
-def peft_model(hf: Any, folder: Path, **settings: Any) -> Any:
-    """PEFT's model with a random adapter, which it saves."""
-    import peft
-
-    model = peft.get_peft_model(copy.deepcopy(hf), peft.LoraConfig(task_type="CAUSAL_LM", **settings)).eval()
-    generator = torch.Generator().manual_seed(5)
+def stir(model: nn.Module, seed: int = 3, strength: float = 0.2) -> None:
+    """As if it had been trained: every trainable value moves."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    model.save_pretrained(folder)
-    return model
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                size = parameter.abs().mean() if parameter.dim() == 1 else 1
+                parameter.add_(strength * size * torch.randn(parameter.shape, generator=generator))
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_same_state(model: nn.Module, before: dict[str, Tensor]) -> None:
+    after = model.state_dict()
+    assert list(after) == list(before)
+    for name, value in before.items():
+        assert torch.equal(after[name], value), name
 
 
 @torch.no_grad()
-def logits(model: Any, adapter: Adapter | None = None) -> torch.Tensor:
-    if adapter is None:
-        return model(IDS_BT)
-    with Applied(model, adapter.matrices()):
-        return model(IDS_BT)
+def outputs(model: nn.Module, ids_BT: Tensor) -> Tensor:
+    return model(ids_BT)
 
 
-def assert_equal(ours: torch.Tensor, theirs: Any) -> None:
-    with torch.no_grad():
-        expected = theirs(IDS_BT).logits
-    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+# --- what trains ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("family", "settings"),
-    [
-        ("llama", {"r": 4, "lora_alpha": 6, "target_modules": "all-linear"}),
-        ("llama", {"r": 4, "lora_alpha": 6, "use_rslora": True, "target_modules": ["q_proj", "down_proj"]}),
-        (
-            "llama",
-            {
-                "r": 4,
-                "lora_alpha": 6,
-                "target_modules": ["k_proj", "v_proj", "gate_proj"],
-                "rank_pattern": {"v_proj": 2, r"layers\.[01]\..*gate_proj": 7},
-                "alpha_pattern": {"model.layers.2.self_attn.k_proj": 1},
-            },
-        ),
-        ("llama", {"r": 3, "target_modules": ["o_proj", "up_proj"], "layers_to_transform": [0, 2]}),
-        ("llama", {"r": 3, "target_modules": ["q_proj", "up_proj"], "exclude_modules": ["layers.1.mlp.up_proj"]}),
-        ("llama", {"r": 3, "target_modules": r".*\.[02]\.self_attn\.[qv]_proj"}),
-        ("qwen2", {"r": 5, "lora_alpha": 3, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}),
-        ("gpt2", {"r": 4, "lora_alpha": 2, "target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
-    ],
-)
-def test_it_computes_what_peft_computes(
-    family: str, settings: dict[str, Any], pair_of: Callable[[str], tuple[Any, Any]], tmp_path: Path
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_first_it_changes_nothing_and_then_only_it_trains(
+    kind: str, fresh: Llama, ids_BT: Tensor, assert_equal: Callable[..., None]
 ) -> None:
-    hf, ours = pair_of(family)
-    theirs = peft_model(hf, tmp_path, **settings)
-    adapter = read(tmp_path, ours)
-    found = logits(ours, adapter)
-    assert_equal(found, theirs)
-    assert float((found - logits(ours)).abs().max()) > 0.1
-    assert_equal(logits(ours), hf)
-
-
-def test_a_model_without_weights_is_enough_to_read_for(
-    pair_of: Callable[[str], tuple[Any, Any]], tmp_path: Path
-) -> None:
-    """As a GGUF file's is, which the native program computes."""
-    hf, ours = pair_of("llama")
-    peft_model(hf, tmp_path / "adapter", r=2, target_modules=["q_proj"])
-    hf.save_pretrained(tmp_path / "model")
-    weightless = load(tmp_path / "model", device="meta")
-    assert read(tmp_path / "adapter", weightless).digest == read(tmp_path / "adapter", ours).digest
-
-
-def test_other_threads_compute_without_it(pair_of: Callable[[str], tuple[Any, Any]], tmp_path: Path) -> None:
-    hf, ours = pair_of("llama")
-    peft_model(hf, tmp_path, r=2, target_modules=["q_proj"])
-    plain, seen = logits(ours), []
-    with Applied(ours, read(tmp_path, ours).matrices()):
-        thread = threading.Thread(target=lambda: seen.append(logits(ours)))
-        thread.start()
-        thread.join()
-    assert torch.equal(seen[0], plain)
-    assert torch.equal(logits(ours), plain)
-
-
-def test_half_precision_weights(pair_of: Callable[[str], tuple[Any, Any]], tmp_path: Path) -> None:
-    hf, ours = pair_of("llama")
-    peft_model(hf, tmp_path, r=2, target_modules=["q_proj"])
-    exact = read(tmp_path, ours).additions["layers.1.self_attn.q_proj"]
-    tensors = load_file(tmp_path / WEIGHTS)
-    save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, tmp_path / WEIGHTS)
-    found = read(tmp_path, ours).additions["layers.1.self_attn.q_proj"]
-    assert found.a_rC.dtype == np.float32
-    np.testing.assert_allclose(found.a_rC, exact.a_rC, rtol=2**-8)
-
-
-def test_the_digest_is_that_of_what_is_computed(tiny: Llama, save_adapter: Callable[..., Path], tmp_path: Path) -> None:
-    first, again, other, scaled = (
-        read(save_adapter(tmp_path / str(at), tiny, **settings), tiny).digest
-        for at, settings in enumerate(({}, {}, {"seed": 1}, {"lora_alpha": 5}))
-    )
-    assert first == again
-    assert len({first, other, scaled}) == 3
-
-
-# --- GGUF -------------------------------------------------------------------------------------------------------------
-
-PARTS = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-
-
-def interleaved(rows: np.ndarray, heads: int) -> np.ndarray:
-    """What llama.cpp's converter does to the rows of q and k."""
-    return rows.reshape(heads, 2, len(rows) // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
-
-
-def to_gguf(folder: Path, path: Path, *, arch: str = "llama", metadata: dict[str, Any] | None = None) -> Path:
-    """A PEFT folder as llama.cpp's `convert_lora_to_gguf.py` writes it."""
-    config = json.loads((folder / CONFIG).read_text())
-    writer = gguf.GGUFWriter(path, arch)
-    stated = {"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": float(config["lora_alpha"])}
-    for key, value in (stated | (metadata or {})).items():
-        if value is not None:
-            (writer.add_string if isinstance(value, str) else writer.add_float32)(key, value)
-    for name, tensor in load_file(folder / WEIGHTS).items():
-        layer, part, half = re.fullmatch(
-            r"base_model\.model\.model\.layers\.(\d+)\.(.+)\.(lora_[AB])\.weight", name
-        ).groups()
-        values = tensor.numpy()
-        if arch == "llama" and half == "lora_B" and part in ("self_attn.q_proj", "self_attn.k_proj"):
-            heads = SHAPE["num_attention_heads" if "q_proj" in part else "num_key_value_heads"]
-            values = np.ascontiguousarray(interleaved(values, heads))
-        writer.add_tensor(f"blk.{layer}.{PARTS[part]}.weight.{half.lower()}", values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_a_gguf_file_is_the_same_adapter(
-    family: str, pair_of: Callable[[str], tuple[Any, Any]], tmp_path: Path
-) -> None:
-    """Llama's q and k lie otherwise in GGUF, the rows of b with them; Qwen2's do not."""
-    hf, ours = pair_of(family)
-    theirs = peft_model(hf, tmp_path / "peft", r=4, lora_alpha=6, target_modules="all-linear")
-    file = to_gguf(tmp_path / "peft", tmp_path / "adapter.gguf", arch=family)
-    assert_equal(logits(ours, read(file, ours)), theirs)
-    assert read(file, ours).digest == read(tmp_path / "peft", ours).digest
-
-
-def test_a_gguf_file_that_states_no_alpha_has_the_scale_1(
-    tiny: Llama, save_adapter: Callable[..., Path], tmp_path: Path
-) -> None:
-    """llama.cpp's rule."""
-    folder = save_adapter(tmp_path / "peft", tiny, lora_alpha=40)
-    for alpha in (None, 0.0):
-        file = to_gguf(folder, tmp_path / "adapter.gguf", metadata={"adapter.lora.alpha": alpha})
-        assert {each.scale for each in read(file, tiny).additions.values()} == {1.0}
-
-
-@pytest.mark.parametrize(
-    ("metadata", "said"),
-    [
-        ({"general.type": "model"}, "general.type is 'model'"),
-        ({"general.type": None}, "general.type is None"),
-        ({"adapter.type": "control_vector"}, "adapter.type is 'control_vector'"),
-        ({"adapter.lora.alpha": "big"}, "adapter.lora.alpha is 'big'"),
-        ({"adapter.lora.alpha": float("nan")}, "adapter.lora.alpha is nan"),
-        ({"adapter.alora.invocation_tokens": "1 2"}, "aLoRA"),
-    ],
-)
-def test_a_gguf_file_of_another_kind(
-    metadata: dict[str, Any], said: str, tiny: Llama, save_adapter: Callable[..., Path], tmp_path: Path
-) -> None:
-    file = to_gguf(save_adapter(tmp_path / "peft", tiny), tmp_path / "adapter.gguf", metadata=metadata)
-    with pytest.raises(ModelFileError, match=said) as raised:
-        read(file, tiny)
-    assert str(file) in str(raised.value)
-
-
-def test_a_gguf_file_for_another_model(tiny: Llama, save_adapter: Callable[..., Path], tmp_path: Path) -> None:
-    file = to_gguf(save_adapter(tmp_path / "peft", tiny), tmp_path / "adapter.gguf", arch="qwen2")
-    with pytest.raises(ModelFileError, match="an adapter for qwen2 does not fit a llama model"):
-        read(file, tiny)
-    wide = Llama(LlamaConfig.from_hf({"model_type": "llama", **SHAPE, "hidden_size": 96}))
-    file = to_gguf(tmp_path / "peft", tmp_path / "adapter.gguf")
-    with pytest.raises(ModelFileError, match=r"tensor blk.0.\w+.weight.lora_. is .*, expected .* the rank is 4"):
-        read(file, wide)
-
-
-# --- what is damaged or not supported ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Llama:
+    plain, before = outputs(fresh, ids_BT), state(fresh)
     torch.manual_seed(0)
-    return Llama(LlamaConfig.from_hf({"model_type": "llama", **SHAPE})).eval()
+    trainable = lora.apply(fresh, LoraConfig(rank=4, **KINDS[kind]))
+    assert_equal(outputs(fresh, ids_BT), plain, times=5)
+    wanted = [parameter for parameter in fresh.parameters() if parameter.requires_grad]
+    assert {id(each) for each in wanted} == {id(each) for each in trainable}
+    optimizer = torch.optim.SGD(trainable, lr=0.1)
+    losses = []
+    for _ in range(3):
+        loss = nn.functional.cross_entropy(fresh(ids_BT[:, :-1]).flatten(0, 1), ids_BT[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+    assert all(parameter.grad is None for parameter in fresh.parameters() if not parameter.requires_grad)
+    assert float((outputs(fresh, ids_BT) - plain).abs().max()) > 1e-3
+    lora.remove(fresh)
+    assert_same_state(fresh, before)
+    assert torch.equal(outputs(fresh, ids_BT), plain)
+    assert not lora.adapted(fresh)
 
 
-@pytest.fixture
-def saved(tiny: Llama, save_adapter: Callable[..., Path], tmp_path: Path) -> Path:
-    """A sound adapter, to be damaged."""
-    folder = save_adapter(tmp_path / "adapter", tiny, targets=("q_proj", "up_proj"))
-    assert len(read(folder, tiny).additions) == 6
-    return folder
+def test_doras_magnitudes_move(fresh: Llama, ids_BT: Tensor) -> None:
+    """torchtune#2250: they were loaded, but stood still in training."""
+    lora.apply(fresh, LoraConfig(rank=4, dora=True))
+    before = {path: part.m_R.detach().clone() for path, part in lora.parts_of(fresh).items()}
+    optimizer = torch.optim.AdamW([p for p in fresh.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
+    fresh(ids_BT).square().mean().backward()
+    optimizer.step()
+    for path, part in lora.parts_of(fresh).items():
+        assert ((part.m_R - before[path]).abs() > 1e-3).all(), path
 
 
-def refused(folder: Path, model: Llama, *parts: str) -> None:
-    with pytest.raises(ModelFileError) as raised:
-        read(folder, model)
-    said = str(raised.value)
-    assert "\n" not in said
-    for part in (str(folder), *parts):
-        assert part in said, said
-
-
-def change(folder: Path, **config: Any) -> None:
-    stated = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps(stated | config))
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ({"peft_type": "IA3"}, "peft_type 'IA3'"),
-        ({"peft_type": None}, "peft_type None"),
-        ({"use_dora": True}, "use_dora=True"),
-        ({"bias": "all"}, "bias='all'"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save=['lm_head']"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
-        ({"lora_bias": True}, "lora_bias=True"),
-        ({"layer_replication": [[0, 2]]}, "layer_replication"),
-        ({"target_parameters": ["experts.up"]}, "target_parameters"),
-        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
-        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
-        ({"something_of_a_later_peft": True}, "something_of_a_later_peft=True"),
-        ({"r": 0}, "r must be a positive"),
-        ({"r": "8"}, "r must be a positive"),
-        ({"lora_alpha": "x"}, "lora_alpha must be a number"),
-        ({"use_rslora": 1}, "use_rslora must be true or false"),
-        ({"rank_pattern": [1]}, "rank_pattern must be an object"),
-        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern['q_proj']"),
-        ({"rank_pattern": {"q_proj(": 4}}, "no regular expression"),
-        ({"alpha_pattern": {"q_proj": None}}, "alpha_pattern['q_proj']"),
-        ({"target_modules": [1]}, "target_modules must be a list of str"),
-        ({"target_modules": ["nothing"]}, "names no matrix"),
-    ],
-)
-def test_what_a_config_may_not_ask_for(config: dict[str, Any], said: str, saved: Path, tiny: Llama) -> None:
-    change(saved, **config)
-    refused(saved, tiny, CONFIG, said)
-
-
-def test_a_config_that_is_none(saved: Path, tiny: Llama) -> None:
-    (saved / CONFIG).write_text("{")
-    refused(saved, tiny, CONFIG, "not valid JSON")
-    (saved / CONFIG).unlink()
-    refused(saved, tiny, f"it has no {CONFIG}")
-
-
-def test_no_such_place(tmp_path: Path, tiny: Llama) -> None:
-    refused(tmp_path / "none", tiny, "no such file or folder", CONFIG)
-
-
-def test_a_file_cut_off(saved: Path, tiny: Llama) -> None:
-    whole = (saved / WEIGHTS).read_bytes()
-    for size in (0, 5, 200, len(whole) - 1):
-        (saved / WEIGHTS).write_bytes(whole[:size])
-        refused(saved, tiny, WEIGHTS, "damaged or cut short")
-
-
-def test_no_weights(saved: Path, tiny: Llama) -> None:
-    (saved / WEIGHTS).unlink()
-    refused(saved, tiny, WEIGHTS, "missing")
-    (saved / "adapter_model.bin").touch()
-    refused(saved, tiny, "adapter_model.bin", "can run code")
-
-
-def with_tensors(saved: Path, changed: dict[str, torch.Tensor | None]) -> None:
-    tensors = {name: tensor for name, tensor in (load_file(saved / WEIGHTS) | changed).items() if tensor is not None}
-    save_file(tensors, saved / WEIGHTS)
-
-
-HEAD = "base_model.model.lm_head.lora_A.weight"
-DORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector.weight"
-EMBEDDING = "base_model.model.model.embed_tokens.lora_embedding_A"
-LATER = "base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"
-UNSTATED = "base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight"
-TWICE = "base_model.model.layers.1.self_attn.q_proj.lora_A.weight"
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({Q.format("A"): torch.zeros(3, 48)}, (Q.format("A"), "(3, 48)", "expected (4, 48)", "rank is 4")),
-        ({Q.format("A"): torch.zeros(4, 47)}, (Q.format("A"), "(4, 47)", "expected (4, 48)")),
-        ({Q.format("B"): torch.zeros(4, 48)}, (Q.format("B"), "(4, 48)", "expected (48, 4)")),
-        ({Q.format("B"): torch.zeros(48)}, (Q.format("B"), "(48,)", "expected (48, 4)")),
-        ({Q.format("A"): torch.full((4, 48), torch.nan)}, (Q.format("A"), "not finite")),
-        ({Q.format("B"): torch.full((48, 4), -torch.inf)}, (Q.format("B"), "not finite")),
-        ({Q.format("B"): torch.full((48, 4), 1e300, dtype=torch.float64)}, (Q.format("B"), "not finite")),
-        ({Q.format("A"): torch.zeros(4, 48, dtype=torch.int8)}, (Q.format("A"), "torch.int8")),
-        ({Q.format("B"): None}, (Q.format("B"), "is missing, the other half of", Q.format("A"))),
-        ({Q.format("A"): None}, (Q.format("A"), "is missing, the other half of", Q.format("B"))),
-        ({Q.format("A"): None, Q.format("B"): None}, ("layers.1.self_attn.q_proj", "no tensors for it")),
-        ({LATER: torch.zeros(4, 48)}, (LATER, "no place")),
-        ({HEAD: torch.zeros(4, 48)}, (HEAD, "embedding or head is not supported")),
-        ({EMBEDDING: torch.zeros(4, 97)}, (EMBEDDING, "no half of a LoRA matrix")),
-        ({DORA: torch.zeros(48)}, (DORA, "no half of a LoRA matrix")),
-        ({UNSTATED: torch.zeros(4, 48)}, (UNSTATED, "does not name layers.0.self_attn.k_proj")),
-        ({TWICE: torch.zeros(4, 48)}, (TWICE, "the same half")),
-    ],
-)
-def test_what_tensors_may_not_be(
-    changed: dict[str, torch.Tensor | None], said: tuple[str, ...], saved: Path, tiny: Llama
+def test_gradients_equal_pefts(
+    pair_of: Callable[[str], tuple[Any, Any]], ids_BT: Tensor, assert_equal: Callable[..., None], tmp_path: Any
 ) -> None:
-    with_tensors(saved, changed)
-    refused(saved, tiny, WEIGHTS, *said)
+    """Also through what is fused here, and through DoRA's norms, which have none."""
+    import peft as oracle
+
+    from modelworks.adapt import peft
+
+    for config in (LoraConfig(rank=3, rslora=True), LoraConfig(rank=3, dora=True, alpha=5.0)):
+        hf, ours = (copy.deepcopy(each).double() for each in pair_of("llama"))
+        lora.apply(ours, config)
+        stir(ours)
+        peft.save(ours, tmp_path)
+        theirs = oracle.PeftModel.from_pretrained(hf, tmp_path, is_trainable=True).double()
+        labels_BT = ids_BT.roll(-1, 1)
+        nn.functional.cross_entropy(theirs(ids_BT).logits.flatten(0, 1), labels_BT.flatten()).backward()
+        nn.functional.cross_entropy(ours(ids_BT).flatten(0, 1), labels_BT.flatten()).backward()
+        expected = {
+            name.removeprefix("base_model.model.").replace(".default", ""): each.grad
+            for name, each in theirs.named_parameters()
+            if each.requires_grad
+        }
+        for path, part in lora.parts_of(ours).items():
+            assert_equal(part.a_rC.grad.double(), expected[f"{path}.lora_A.weight"])
+            assert_equal(part.b_Rr.grad.double(), expected[f"{path}.lora_B.weight"])
+            if part.m_R is not None:
+                assert_equal(part.m_R.grad.double(), expected[f"{path}.lora_magnitude_vector.weight"])
 
 
-def test_no_tensors(saved: Path, tiny: Llama) -> None:
-    save_file({}, saved / WEIGHTS)
-    refused(saved, tiny, WEIGHTS, "empty")
+@pytest.mark.parametrize("dora", [False, True])
+def test_dropout_is_of_the_adapter_alone_and_of_training_alone(dora: bool, fresh: Llama, ids_BT: Tensor) -> None:
+    plain = outputs(fresh, ids_BT)
+    lora.apply(fresh, LoraConfig(rank=4, dropout=0.5, dora=dora))
+    fresh.train()
+    torch.testing.assert_close(outputs(fresh, ids_BT), plain)  # b is zero, so nothing else may be dropped
+    stir(fresh)
+    assert not torch.equal(outputs(fresh, ids_BT), outputs(fresh, ids_BT))
+    fresh.eval()
+    assert torch.equal(outputs(fresh, ids_BT), outputs(fresh, ids_BT))
 
 
-def test_a_scale_beyond_all_numbers(saved: Path, tiny: Llama) -> None:
-    change(saved, lora_alpha=1e39)
-    refused(saved, tiny, WEIGHTS, "times its scale")
+def test_a_thawed_base_trains_beside_it(fresh: Llama, ids_BT: Tensor) -> None:
+    lora.apply(fresh, LoraConfig(rank=4))
+    frozen = outputs(fresh, ids_BT)
+    fresh.requires_grad_(True)
+    found = fresh(ids_BT)
+    torch.testing.assert_close(found, frozen)
+    found.sum().backward()
+    assert all(parameter.grad is not None for parameter in fresh.parameters())
 
 
-def test_matrices_of_another_model(tiny: Llama) -> None:
-    with pytest.raises(ValueError, match=r"no matrix layers\.7"):
-        Applied(tiny, {"layers.7.self_attn.q_proj": (np.zeros((1, 48), np.float32), np.zeros((48, 1), np.float32))})
+def test_a_base_in_half_precision_has_an_adapter_in_single(fresh: Llama, ids_BT: Tensor) -> None:
+    fresh.bfloat16()
+    trainable = lora.apply(fresh, LoraConfig(rank=4, dora=True))
+    assert {each.dtype for each in trainable} == {torch.float32}
+    assert fresh(ids_BT).dtype == torch.bfloat16
+    lora.bake(fresh)
+    assert {each.dtype for each in fresh.parameters()} == {torch.bfloat16}
+
+
+def test_pissa_begins_with_the_largest_singular_values(fresh: Llama) -> None:
+    """Meng et al. 2024: b a is the best approximation of rank r."""
+    lora.apply(fresh, LoraConfig(rank=5, alpha=7.0, init="pissa", targets=("down_proj",)))
+    for path, part in lora.parts_of(fresh).items():
+        w_RC = fresh.get_submodule(path).matrix(torch.float32).detach()
+        u, s, v = torch.linalg.svd(w_RC)
+        best = u[:, :5] * s[:5] @ v[:5]
+        torch.testing.assert_close(part.scale * part.b_Rr @ part.a_rC, best, rtol=0, atol=2e-3 * float(s[0]))
+    with pytest.raises(ConfigError, match=r"rank 49 is more than .*q_proj has, which is 48 x 48"):
+        lora.apply(fresh, LoraConfig(rank=49, init="pissa", targets=("q_proj",)), "wide")
+
+
+def decoder(width: int, layers: int) -> Llama:
+    with torch.device("meta"):
+        shape = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": 4 * width}
+        config = {"model_type": "llama", "vocab_size": 50257, "num_attention_heads": 96, **shape}
+        return Llama(LlamaConfig.from_hf(config))
+
+
+def encoder(width: int, layers: int) -> BertEncoder:
+    with torch.device("meta"):
+        shape = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": 4 * width}
+        sizes = {"vocab_size": 50265, "num_attention_heads": width // 64, "max_position_embeddings": 514}
+        return BertEncoder(BertConfig.from_hf({**shape, **sizes, "type_vocab_size": 1}))
+
+
+@pytest.mark.parametrize(
+    ("rank", "count"),
+    [(1, 4_718_592), (4, 18_874_368), (8, 37_748_736)],
+)
+def test_published_counts_of_gpt3(rank: int, count: int) -> None:
+    """Hu et al. 2021, table 4: q and v of all 96 layers of GPT-3 175B."""
+    trainable = lora.apply(decoder(12288, 96), LoraConfig(rank=rank, targets=("q_proj", "v_proj")))
+    assert sum(each.numel() for each in trainable) == count
+
+
+@pytest.mark.parametrize(("width", "layers", "count"), [(768, 12, 294_912), (1024, 24, 786_432)])
+def test_published_counts_of_roberta(width: int, layers: int, count: int) -> None:
+    """Hu et al. 2021, table 2: RoBERTa base (0.3M) and large (0.8M), q and v at rank 8."""
+    trainable = lora.apply(encoder(width, layers), LoraConfig(rank=8, targets=("query", "value")))
+    assert sum(each.numel() for each in trainable) == count
+
+
+# --- several at once --------------------------------------------------------------------------------------------------
+
+
+def with_two(model: Llama, **settings: Any) -> Llama:
+    for seed, (name, targets) in enumerate({"one": ("q_proj", "up_proj"), "two": ("q_proj", "o_proj")}.items()):
+        torch.manual_seed(seed)
+        lora.apply(model, LoraConfig(rank=3 + seed, targets=targets, **settings), name)
+        stir(model, seed)
+    return model
+
+
+def test_an_active_set(fresh: Llama, ids_BT: Tensor, assert_equal: Callable[..., None]) -> None:
+    plain = outputs(fresh.double(), ids_BT)
+    before = state(fresh)
+    with_two(fresh)
+    assert lora.names_of(fresh) == ("one", "two")
+    found = {}
+    for names in ((), ("one",), ("two",), ("one", "two"), ("two", "one")):
+        lora.activate(fresh, *names)
+        found[names] = outputs(fresh, ids_BT)
+        training = {name for name, parameter in fresh.named_parameters() if parameter.requires_grad}
+        assert {name.split(".adapters.")[1].split(".")[0] for name in training} == set(names)
+    assert torch.equal(found[()], plain)
+    assert_equal(found["one", "two"], found["two", "one"])
+    assert len({round(float(each.sum()), 3) for each in found.values()}) == 4
+    with lora.disabled(fresh):
+        assert torch.equal(outputs(fresh, ids_BT), plain)
+    assert torch.equal(outputs(fresh, ids_BT), found["two", "one"])
+    lora.remove(fresh, "one")
+    assert torch.equal(outputs(fresh, ids_BT), found["two",])
+    lora.remove(fresh, "two")
+    assert_same_state(fresh, before)
+
+
+def test_disabled_ends_with_an_error_too(fresh: Llama, ids_BT: Tensor) -> None:
+    with_two(fresh)
+    found = outputs(fresh, ids_BT)
+    with pytest.raises(RuntimeError), lora.disabled(fresh):
+        raise RuntimeError
+    assert torch.equal(outputs(fresh, ids_BT), found)
+
+
+def test_names(fresh: Llama) -> None:
+    lora.apply(fresh, LoraConfig(), "one")
+    for name, said in (("one", "has an adapter 'one' already"), ("a.b", "no dot"), ("", "no dot")):
+        with pytest.raises(ConfigError, match=said):
+            lora.apply(fresh, LoraConfig(), name)
+    for call in (lora.activate, lora.remove, lora.parts_of):
+        with pytest.raises(ConfigError, match="no adapter 'two' on the model; there are: one"):
+            call(fresh, "two")
+
+
+# --- merging ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_equals_unmerged(kind: str, fresh: Llama, ids_BT: Tensor, assert_equal: Callable[..., None]) -> None:
+    fresh.double()
+    before = state(fresh)
+    lora.apply(fresh, LoraConfig(rank=4, **KINDS[kind]))
+    stir(fresh)
+    found = outputs(fresh, ids_BT)
+    lora.merge(fresh)
+    assert_equal(outputs(fresh, ids_BT), found)
+    lora.unmerge(fresh)
+    assert torch.equal(outputs(fresh, ids_BT), found)
+    lora.merge(fresh)
+    baked = copy.deepcopy(fresh)
+    lora.bake(baked)
+    assert list(baked.state_dict()) == list(before)
+    assert all(type(module) is not AdaptedLinear for module in baked.modules())
+    assert_equal(outputs(baked, ids_BT), found)
+    lora.remove(fresh)
+    assert_same_state(fresh, before)
+
+
+def test_several_merged_equal_several_unmerged(fresh: Llama, ids_BT: Tensor, assert_equal: Callable[..., None]) -> None:
+    """peft#3608: DoRA adapters on one matrix, merged in turn, were held against a matrix that was merged already."""
+    fresh.double()
+    with_two(fresh, dora=True)
+    torch.manual_seed(9)
+    lora.apply(fresh, LoraConfig(rank=2, targets=("q_proj",)), "three")
+    stir(fresh)
+    lora.activate(fresh, "three", "one", "two")
+    found = outputs(fresh, ids_BT)
+    lora.merge(fresh)
+    assert_equal(outputs(fresh, ids_BT), found)
+
+
+# --- what is no adapter -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"rank": 0}, "rank must be a positive whole number"),
+        ({"alpha": float("nan")}, "alpha must be a number"),
+        ({"dropout": 1.0}, "drops everything"),
+        ({"init": "zeros"}, "unknown init 'zeros'; there are kaiming"),
+        ({"targets": "q_proj"}, "targets must be a list of patterns"),
+        ({"rank_pattern": {"q_proj": 0}}, "q_proj must be a positive"),
+        ({"rank_pattern": {"q_proj(": 2}}, "no regular expression"),
+        ({"dora": 1}, "dora must be true or false"),
+    ],
+)
+def test_values_that_are_no_adapter(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        LoraConfig(**values)
+
+
+def test_patterns_that_match_nothing(fresh: Llama) -> None:
+    before = state(fresh)
+    for config, said in (
+        (LoraConfig(targets=("query",)), r"'query' matches no matrix; the model has self_attn.q_proj \(3\)"),
+        (LoraConfig(targets=("q_proj",), rank_pattern={"v_proj": 2}), r"rank_pattern: 'v_proj' .*adapted are .*q_proj"),
+        (LoraConfig(targets=("q_proj",), alpha_pattern={"x": 2.0}), "alpha_pattern: 'x' matches no adapted matrix"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            lora.apply(fresh, config)
+    assert_same_state(fresh, before)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from modelworks.adapt.lora import WEIGHTS
+from modelworks.adapt.peft import WEIGHTS
 from modelworks.core.errors import ConfigError, ModelFileError
 from modelworks.engine.adapters import UnknownAdapterError
 from modelworks.engine.engine import Engine

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelworks.adapt.lora import Applied, read
+from modelworks.adapt.adapter import Applied
+from modelworks.adapt.read import read
 from modelworks.core.errors import ConfigError
 from modelworks.engine.runner import TorchRunner, open_model
 from modelworks.models.base import LanguageModel

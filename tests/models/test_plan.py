@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from modelworks.adapt.lora import Applied, places_of, read
+from modelworks.adapt.adapter import Applied
+from modelworks.adapt.read import read
+from modelworks.adapt.targets import places_of
 from modelworks.core.errors import ConfigError, ModelFileError
 from modelworks.kernels.linear import dequantize, pack, quantize, quantize_activations, quantize_rest
 from modelworks.kernels.native import native

@@ -1,401 +1,413 @@
-"""LoRA adapters (Hu et al. 2021, arXiv:2106.09685): read from disk, held against a model, and applied to it.
+"""Adapters that train: LoRA, rsLoRA and DoRA, put on a model's matrices, taken off again, and merged.
 
-An adapter adds `scale * B A` to matrices of a model that stays as it is. Two kinds are read: a folder in PEFT's layout
-(`adapter_config.json` beside `adapter_model.safetensors`) and a GGUF file of llama.cpp's converter (`general.type` is
-"adapter"). What would change a model in another way is refused by name, and so is all that is damaged or does not fit.
+    LoRA    w + s b a with s = alpha / r           (Hu et al. 2021, arXiv:2106.09685, eq. 3)
+    rsLoRA  the same with s = alpha / sqrt(r)      (Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2)
+    DoRA    m (w + s b a) / |w + s b a| by rows,   (Liu et al. 2024, arXiv:2402.09353, eq. 5 and 11)
+            no gradient through the norms
 
-Shapes: a matrix has R rows and C columns, its addition the rank r: a_rC and b_Rr.
+`apply` puts an `AdaptedLinear` in the place of each matrix chosen, around the module that was there, which is never
+written to; `remove` puts that one back. Several adapters of one model have names, and those that are active add up,
+each on the model's own matrices, so that their order does not matter.
+
+Shapes: R rows of a matrix (outputs), C columns (inputs), r the adapter's rank.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from hashlib import blake2b
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from modelworks.core.errors import ConfigError, ModelFileError
-from modelworks.core.gguf import GGUFFile
-from modelworks.core.paths import read_json
-from modelworks.models.base import LanguageModel
-from modelworks.models.config import check_flags, check_sizes
-from modelworks.models.gguf import architecture
-from modelworks.models.registry import architecture_of
-
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_PEFT_NAME = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-_GGUF_NAME = re.compile(r"(.+\.weight)\.lora_([ab])")
-
-# What a config.json of PEFT's may hold without changing what an adapter computes: training, provenance, layout.
-_WITHOUT_EFFECT = frozenset(
-    "auto_mapping base_model_name_or_path revision inference_mode task_type peft_version fan_in_fan_out lora_dropout "
-    "megatron_core loftq_config eva_config corda_config lora_ga_config qalora_group_size layers_pattern".split()
+from modelworks.adapt.adapter import Adapter, scale_of
+from modelworks.adapt.packed import PackedLinear, UnpackedLinear
+from modelworks.adapt.product import product
+from modelworks.adapt.targets import (
+    ALL_LINEAR,
+    BASE,
+    Place,
+    by_pattern,
+    checked_patterns,
+    compiled,
+    places_of,
+    select,
 )
-_READ = frozenset(
-    "peft_type r lora_alpha use_rslora target_modules exclude_modules layers_to_transform rank_pattern alpha_pattern "
-    "bias init_lora_weights".split()
-)
-# Initialisations that leave the model's own weights alone; others (PiSSA, OLoRA, LoftQ) train beside changed ones.
-_PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
+from modelworks.core.errors import ConfigError
+from modelworks.models.base import Pretrained
+from modelworks.models.config import check_flags, check_numbers, check_sizes
 
-Floats = NDArray[np.float32]
+DEFAULT = "default"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LowRank:
-    """What is added to one matrix: scale * b_Rr a_rC."""
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """What an adapter is. Patterns are regular expressions, matched as `targets.select` says.
 
-    a_rC: Floats
-    b_Rr: Floats
-    scale: float
-
-
-@dataclass(frozen=True, eq=False)
-class Adapter:
-    """What an adapter adds, by the bare names of a model's matrices ("layers.0.self_attn.q_proj")."""
-
-    source: Path
-    additions: Mapping[str, LowRank]
-
-    def matrices(self) -> dict[str, tuple[Floats, Floats]]:
-        """For each matrix a_rC and b_Rr, which here holds the scale: y += b (a x)."""
-        return {name: (each.a_rC, each.b_Rr * np.float32(each.scale)) for name, each in self.additions.items()}
-
-    @cached_property
-    def digest(self) -> bytes:
-        """A 256-bit hash of what the adapter computes: equal for equal weights, wherever they were read from."""
-        found = blake2b(digest_size=32)
-        for name, (a_rC, b_Rr) in sorted(self.matrices().items()):
-            found.update(f"{name} {a_rC.shape} {b_Rr.shape} ".encode())
-            found.update(np.ascontiguousarray(a_rC).data)
-            found.update(np.ascontiguousarray(b_Rr).data)
-        return found.digest()
-
-
-class Applied(TorchFunctionMode):
-    """Within it, on this thread alone, a torch model computes with an adapter; the module is not touched.
-
-    It stands between a module and `linear`, and adds to the product with each matrix that the adapter names. Enter it
-    as often as wanted. Raises ValueError for a name that the model has not.
+    Raises ConfigError for values that are no adapter; patterns are held against the model by `apply`.
     """
 
-    def __init__(self, model: LanguageModel, matrices: Mapping[str, tuple[Floats, Floats]]) -> None:
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    """Of the input of a, in training."""
+    targets: tuple[str, ...] = (ALL_LINEAR,)
+    exclude: tuple[str, ...] = ()
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    """Other ranks; the first pattern that matches counts."""
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rslora: bool = False
+    dora: bool = False
+    init: Literal["kaiming", "gaussian", "pissa"] = "kaiming"
+    """Of a; b begins with zeros. PiSSA begins with the largest singular values of the matrix itself."""
+
+    def __post_init__(self) -> None:
+        check_sizes(vars(self), ["rank"])
+        check_sizes(self.rank_pattern, self.rank_pattern)
+        check_numbers(vars(self), ["alpha", "dropout"])
+        check_numbers(self.alpha_pattern, self.alpha_pattern)
+        check_flags(vars(self), ["rslora", "dora"])
+        if self.dropout >= 1:
+            raise ConfigError(f"dropout={self.dropout} drops everything; it must be less than 1")
+        if self.init not in _INITIALISATIONS:
+            raise ConfigError(f"unknown init {self.init!r}; there are {', '.join(_INITIALISATIONS)}")
+        for name in ("targets", "exclude"):
+            if isinstance(value := getattr(self, name), str):
+                raise ConfigError(f"{name} must be a list of patterns, got {value!r:.60}")
+        for name in ("targets", "exclude", "rank_pattern", "alpha_pattern"):
+            for pattern in getattr(self, name):
+                compiled(name, pattern)
+
+
+class LowRank(nn.Module):
+    """One adapter's part in one matrix, in float32: a_rC, b_Rr, and with DoRA the magnitudes m_R."""
+
+    def __init__(
+        self, a_rC: Tensor, b_Rr: Tensor, m_R: Tensor | None, *, alpha: float, rslora: bool, dropout: float
+    ) -> None:
         super().__init__()
-        places = {place.bare: place.weight for place in places_of(model)}
-        if unknown := sorted(set(matrices) - set(places)):
-            raise ValueError(f"the model has no matrix {unknown[0]} that an adapter could add to")
-        # The weights are kept with their additions, so that an id stays one's own.
-        self._added: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        for name, (a_rC, b_Rr) in matrices.items():
-            weight = places[name]
-            a, b = (torch.from_numpy(np.ascontiguousarray(half)).to(weight.device) for half in (a_rC, b_Rr))
-            self._added[id(weight)] = weight, a, b
+        self.a_rC, self.b_Rr = nn.Parameter(a_rC), nn.Parameter(b_Rr)
+        self.m_R = None if m_R is None else nn.Parameter(m_R)
+        self.alpha, self.rslora, self.dropout = alpha, rslora, dropout
+        # PiSSA takes off what it begins with, so that the model's matrix itself stays as it is.
+        self.register_buffer("start_a_rC", None)
+        self.register_buffer("start_b_Rr", None)
+        self.start_a_rC: Tensor | None
+        self.start_b_Rr: Tensor | None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if func is not F.linear:
-            return result
-        x, weight = (*args, *(kwargs[name] for name in ("input", "weight") if name in kwargs))[:2]
-        if (found := self._added.get(id(weight))) is None:
-            return result
-        _, a, b = found
-        return result + F.linear(F.linear(x.float(), a), b).to(result.dtype)
+    @property
+    def scale(self) -> float:
+        return scale_of(self.alpha, len(self.a_rC), rslora=self.rslora)
+
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """a and b as they are added: twice the rank with PiSSA."""
+        if self.start_a_rC is None or self.start_b_Rr is None:
+            return self.a_rC, self.b_Rr
+        return torch.cat((self.a_rC, self.start_a_rC)), torch.cat((self.b_Rr, -self.start_b_Rr), dim=1)
+
+    def dropped(self, x: Tensor) -> Tensor | None:
+        """x after dropout; None where that is x itself."""
+        return F.dropout(x, self.dropout) if self.training and self.dropout else None
+
+    def moved(self, w_RC: Tensor) -> Tensor:
+        """w + s b a, in w's dtype."""
+        a_rC, b_Rr = (half.to(w_RC.dtype) for half in self.halves())
+        return torch.addmm(w_RC, b_Rr, a_rC, alpha=self.scale)
+
+    def gain(self, w_RC: Tensor) -> Tensor | None:
+        """DoRA's m / |w + s b a| for each row, where only m has a gradient; None without DoRA."""
+        if self.m_R is None:
+            return None
+        with torch.no_grad():
+            norm_R = torch.linalg.vector_norm(self.moved(w_RC), dim=1)
+        return self.m_R / norm_R
+
+    def addition(self, w_RC: Tensor) -> Tensor:
+        """What it adds to the model's matrix w_RC."""
+        gain = self.gain(w_RC)
+        return (self.moved(w_RC) if gain is None else gain[:, None] * self.moved(w_RC)) - w_RC
+
+    def extra_repr(self) -> str:
+        kind = "DoRA" if self.m_R is not None else "rsLoRA" if self.rslora else "LoRA"
+        return f"{kind}, rank={len(self.a_rC)}, alpha={self.alpha:g}, dropout={self.dropout:g}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """A matrix that an adapter may add to: its names, bare (see `registry.Family`) and Hugging Face's, and itself."""
+class AdaptedLinear(nn.Module):
+    """A linear layer, `base`, to which the active ones of its adapters add; the base is never written to."""
 
-    bare: str
-    name: str
-    weight: Tensor
+    def __init__(self, base: nn.Linear | PackedLinear) -> None:
+        super().__init__()
+        self.base: nn.Linear | PackedLinear = base
+        self.adapters = nn.ModuleDict()
+        self.active: tuple[str, ...] = ()
+        self.register_buffer("merged_RC", None, persistent=False)
+        self.merged_RC: Tensor | None
+        self.in_features, self.out_features = base.in_features, base.out_features
+
+    @property
+    def parts(self) -> list[LowRank]:
+        """The active adapters' parts."""
+        return [part for name in self.active if isinstance(part := self.adapters[name], LowRank)]
+
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """The model's own w_RC."""
+        return matrix_of(self.base, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.merged_RC is not None:
+            return F.linear(x, self.merged_RC, self.base.bias)
+        parts = self.parts
+        if not parts:
+            return self.base(x)
+        # Someone may thaw the base and train it beside the adapter; `product` has no gradient for it.
+        thawed_RC = self.base.weight if isinstance(self.base, nn.Linear) and self.base.weight.requires_grad else None
+        if len(parts) == 1 and parts[0].m_R is None and thawed_RC is None:
+            (part,) = parts
+            return product(x, self.matrix, self.base.bias, *part.halves(), part.scale, part.dropped(x))
+        y = own = product(x, self.matrix) if thawed_RC is None else F.linear(x, thawed_RC)
+        for part in parts:
+            a_rC, b_Rr = (half.to(own.dtype) for half in part.halves())
+            dropped = part.dropped(x)
+            added = F.linear(F.linear((x if dropped is None else dropped).to(own.dtype), a_rC), b_Rr * part.scale)
+            gain = None if part.m_R is None else part.gain(self.matrix(_wide(own.dtype)).detach())
+            y = y + added if gain is None else y + (gain.to(own.dtype) * (own + added) - own)
+        return y if self.base.bias is None else y + self.base.bias.to(y.dtype)
+
+    @torch.no_grad()
+    def sum(self) -> Tensor:
+        """w_RC with all that is active added to it, each on w itself; made in float32 and rounded once, to w's dtype.
+
+        A merge in turn would hold a DoRA adapter's norms against a matrix that another has changed (peft#3608).
+        """
+        dtype = self.base.weight.dtype if isinstance(self.base, nn.Linear) else self.base.dtype
+        w_RC = self.matrix(_wide(dtype)).clone()
+        sum_RC = w_RC.clone()
+        for part in self.parts:
+            sum_RC += part.addition(w_RC)
+        return sum_RC.to(dtype)
 
 
-def places_of(model: LanguageModel) -> list[Place]:
-    """The matrices of a model's layers; neither its embedding nor its head. Raises ModelFileError for other modules."""
-    _, family = architecture_of(model)
-    head = model.output_embedding()
-    found = []
-    for module_name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module.weight is not head:
-            name = family.hf_name(f"{module_name}.weight").removesuffix(".weight")
-            found.append(Place(family.bare(f"{name}.weight").removesuffix(".weight"), name, module.weight))
-    return found
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
-def read(path: str | Path, model: LanguageModel) -> Adapter:
-    """An adapter of that model from a PEFT folder or a GGUF file. The model may be on torch's meta device.
+def matrix_of(linear: nn.Linear | PackedLinear, dtype: torch.dtype) -> Tensor:
+    return linear.weight.to(dtype) if isinstance(linear, nn.Linear) else linear.matrix(dtype)
 
-    Raises ModelFileError, with the file and the tensor, for what is missing, cut short, not finite, of wrong shapes or
-    of an unsupported kind: DoRA, biases, modules_to_save, other methods than LoRA, an adapted embedding or head.
+
+# --- on a model, and off again ----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def apply(model: Pretrained, config: LoraConfig, name: str = DEFAULT) -> list[nn.Parameter]:
+    """Put a new adapter on a model and make it the active one; return its parameters, which alone require gradients.
+
+    It computes nothing new at first: b is zero (with PiSSA, what it begins with is taken off), and DoRA's magnitudes
+    are the rows' norms. Works on the meta device. Raises ConfigError for a name in use and for patterns that match
+    nothing.
     """
-    source = Path(path).expanduser()
-    try:
-        if source.is_dir():
-            return Adapter(source, _assemble(_peft(source, model), model))
-        if source.is_file():
-            return Adapter(source, _assemble(_gguf(source, model), model))
-    except ConfigError as error:
-        raise ModelFileError(f"{source / CONFIG}: {error}") from error
-    except OSError as error:
-        raise ModelFileError(f"{source}: {error.strerror or error}") from error
-    raise ModelFileError(f"{source}: no such file or folder; an adapter is a folder with {CONFIG}, or a .gguf file")
-
-
-# --- what the two kinds have in common --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Tensors:
-    """The tensors of an adapter's file, by their names there."""
-
-    path: Path
-    shapes: Mapping[str, tuple[int, ...]]
-    locate: Callable[[str], tuple[str, str] | None]
-    """A tensor's matrix, bare, and its half, "a" or "b"; None for a tensor that is neither."""
-    other: Callable[[str], str]
-    """What the other half of a tensor is called."""
-    values: Callable[[str], Floats]
-    rank: Callable[[str], int | None]
-    """The rank that is stated for a matrix."""
-    scale: Callable[[str, int], float]
-    """A matrix's scale, given its rank."""
-    wanted: frozenset[str] | None
-    """The matrices that are stated to be adapted; None where nothing is."""
-
-
-def _assemble(tensors: _Tensors, model: LanguageModel) -> dict[str, LowRank]:
-    """Pair the halves and check all that can be wrong with them."""
-    path = tensors.path
-    if not tensors.shapes:
-        raise ModelFileError(f"{path}: it is empty: there are no tensors in it")
-    shapes = {place.bare: tuple(place.weight.shape) for place in places_of(model)}
-    halves: dict[str, dict[str, str]] = {}
-    for name in sorted(tensors.shapes):
-        located = tensors.locate(name)
-        if located is None:
-            raise ModelFileError(f"{path}: tensor {name} is no half of a LoRA matrix; nothing else is supported")
-        bare, half = located
-        if bare not in shapes:
-            raise ModelFileError(
-                f"{path}: tensor {name} has no place: the model has no matrix {bare} in its layers "
-                "(an adapted embedding or head is not supported)"
-            )
-        if half in halves.setdefault(bare, {}):
-            raise ModelFileError(f"{path}: {name} and {halves[bare][half]} are the same half of {bare}")
-        if tensors.wanted is not None and bare not in tensors.wanted:
-            raise ModelFileError(f"{path}: tensor {name} is there, but {CONFIG} does not name {bare} as adapted")
-        halves[bare][half] = name
-    for names in halves.values():
-        if len(names) == 1:
-            (only,) = names.values()
-            raise ModelFileError(f"{path}: tensor {tensors.other(only)} is missing, the other half of {only}")
-    if absent := sorted((tensors.wanted or frozenset()) - set(halves)):
-        raise ModelFileError(f"{path}: {CONFIG} names {absent[0]} as adapted, but there are no tensors for it")
-    return {bare: _pair(tensors, bare, names, shapes[bare]) for bare, names in halves.items()}
-
-
-def _pair(tensors: _Tensors, bare: str, names: Mapping[str, str], shape: tuple[int, ...]) -> LowRank:
-    rows, cols = shape
-    rank = tensors.rank(bare) or tensors.shapes[names["a"]][0]
-    for half, fitting in (("a", (rank, cols)), ("b", (rows, rank))):
-        if (found := tensors.shapes[names[half]]) != fitting:
-            raise ModelFileError(
-                f"{tensors.path}: tensor {names[half]} is {found}, expected {fitting}: "
-                f"the rank is {rank}, and the model's {bare} is {rows} x {cols}"
-            )
-    a_rC, b_Rr = (tensors.values(names[half]) for half in "ab")
-    for half, values in (("a", a_rC), ("b", b_Rr)):
-        if not np.isfinite(values).all():
-            raise ModelFileError(f"{tensors.path}: tensor {names[half]} holds values that are not finite")
-    scale = tensors.scale(bare, rank)
-    if not float(np.abs(b_Rr).max()) * abs(scale) <= float(np.finfo(np.float32).max):
-        raise ModelFileError(f"{tensors.path}: tensor {names['b']} times its scale, {scale}, is not finite")
-    return LowRank(a_rC, b_Rr, scale)
-
-
-# --- a folder in PEFT's layout ----------------------------------------------------------------------------------------
-
-
-def _peft(folder: Path, model: LanguageModel) -> _Tensors:
-    if not (folder / CONFIG).exists():
-        raise ModelFileError(f"{folder}: it has no {CONFIG}, so it is no adapter")
-    config = read_json(folder / CONFIG)
-    _check(config)
-    path = folder / WEIGHTS
-    if not path.exists():
-        others = [each.name for each in sorted(folder.iterdir()) if each.suffix in (".bin", ".pt", ".pth")]
-        hint = f"; {others[0]} is of a kind that is not read, as it can run code" if others else ""
-        raise ModelFileError(f"{path}: it is missing{hint}")
-    try:
-        file = safe_open(path, framework="pt")
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except SafetensorError as error:
-        raise ModelFileError(f"{path}: damaged or cut short ({error}); fetch it again") from error
-
-    def values(name: str) -> Floats:
-        tensor = file.get_tensor(name)
-        if tensor.dtype not in _FLOATS:
-            raise ModelFileError(f"{path}: tensor {name} is {tensor.dtype}; weights of that kind are not supported")
-        return cast(Floats, tensor.float().numpy())
-
-    _, family = architecture_of(model)
-
-    def locate(name: str) -> tuple[str, str] | None:
-        match = _PEFT_NAME.fullmatch(name)
-        return match and (family.bare(f"{match[1]}.weight").removesuffix(".weight"), match[2].lower())
-
-    names = {place.bare: place.name for place in places_of(model)}
-
-    def scale(bare: str, rank: int) -> float:
-        alpha = _by_pattern(config.get("alpha_pattern") or {}, names[bare], config.get("lora_alpha", 8))
-        return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-    return _Tensors(
-        path,
-        shapes,
-        locate,
-        other=lambda name: name.replace(
-            *((".lora_A.", ".lora_B.") if ".lora_A." in name else (".lora_B.", ".lora_A."))
-        ),
-        values=values,
-        rank=lambda bare: int(_by_pattern(config.get("rank_pattern") or {}, names[bare], config.get("r", 8))),
-        scale=scale,
-        wanted=_targets(config, names),
-    )
-
-
-def _check(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a config that is wrong, or asks for what is not supported."""
-    if (kind := config.get("peft_type")) != "LORA":
-        raise ConfigError(f"peft_type {kind!r} is not supported; supported is LORA")
-    if config.get("bias", "none") != "none":
-        raise ConfigError(f"bias={config['bias']!r} is not supported: the adapter would change the model's biases")
-    if config.get("init_lora_weights") not in _PLAIN_INITIALISATIONS:
-        raise ConfigError(
-            f"init_lora_weights={config['init_lora_weights']!r} is not supported: it trains beside changed weights of "
-            "the model; save it with path_initial_model_for_weight_conversion"
+    places = select(model, config.targets, config.exclude)
+    for field_name in ("rank_pattern", "alpha_pattern"):
+        checked_patterns(field_name, getattr(config, field_name), places)
+    parts = {}
+    for place in places:
+        rows, cols = place.shape
+        rank = by_pattern(config.rank_pattern, place.name, config.rank)
+        device = next(itertools.chain(place.linear.parameters(), place.linear.buffers())).device
+        part = LowRank(
+            torch.empty(rank, cols, device=device),
+            torch.zeros(rows, rank, device=device),
+            torch.linalg.vector_norm(matrix_of(place.linear, torch.float32), dim=1) if config.dora else None,
+            alpha=by_pattern(config.alpha_pattern, place.name, config.alpha),
+            rslora=config.rslora,
+            dropout=config.dropout,
         )
-    for name, value in config.items():
-        # Unknown ones too: what they would change must not be missing without a word.
-        if value and name not in _READ | _WITHOUT_EFFECT:
-            raise ConfigError(f"{name}={value!r:.60} is not supported")
-    check_sizes({"r": 8, **config}, ["r"])
-    check_flags({"use_rslora": False, **config}, ["use_rslora"])
-    _check_alpha("lora_alpha", config.get("lora_alpha", 8))
-    for name in ("rank_pattern", "alpha_pattern"):
-        pattern = config.get(name) or {}
-        if not isinstance(pattern, Mapping):
-            raise ConfigError(f"{name} must be an object, got {pattern!r:.60}")
-        for key, value in pattern.items():
-            _compiled(name, key)
-            if name == "rank_pattern":
-                check_sizes({f"{name}[{key!r}]": value}, [f"{name}[{key!r}]"])
-            else:
-                _check_alpha(f"{name}[{key!r}]", value)
+        _INITIALISATIONS[config.init](part, place)
+        parts[place.path] = part
+    return _put(model, parts, name)
 
 
-def _check_alpha(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{name} must be a number, got {value!r:.60}")
+def attach(model: Pretrained, adapter: Adapter, name: str = DEFAULT, *, dropout: float = 0.0) -> list[nn.Parameter]:
+    """The same with an adapter that was read from disk: to train it on, or to merge it.
 
-
-def _compiled(name: str, pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ConfigError(f"{name}: {pattern!r:.60} is no regular expression: {error}") from error
-
-
-def _by_pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
-    """The value of the first pattern that matches a module's name, or the end of it from a dot on."""
-    return next((value for key, value in patterns.items() if re.match(rf"(?:.*\.)?(?:{key})$", name)), default)
-
-
-def _targets(config: Mapping[str, Any], names: Mapping[str, str]) -> frozenset[str] | None:
-    """Which matrices the config says are adapted, bare; `names` are Hugging Face's, by bare ones.
-
-    None where it names none, or by a regular expression: that was written for the names that modules had in training,
-    in a larger model perhaps, and what it meant is in the tensors.
+    Raises ConfigError for a name in use, ValueError for an adapter of another model.
     """
-    targets, excluded = config.get("target_modules"), config.get("exclude_modules") or []
-    if targets == "all-linear":
-        targets = list(names.values())
-    if isinstance(targets, str) or targets is None or isinstance(excluded, str):
-        return None
-    layers = config.get("layers_to_transform")
-    layers = [layers] if isinstance(layers, int) else layers
-    for name, listed, kind in (
-        ("target_modules", targets, str), ("exclude_modules", excluded, str), ("layers_to_transform", layers or [], int)
-    ):  # fmt: skip
-        if not isinstance(listed, list) or not all(isinstance(each, kind) for each in listed):
-            raise ConfigError(f"{name} must be a list of {kind.__name__}, got {listed!r:.60}")
-    found = {bare for bare, name in names.items() if _is_named(name, targets) and not _is_named(name, excluded)}
-    if layers is not None:
-        found = {bare for bare in found if (number := re.search(r"\.(\d+)\.", bare)) and int(number[1]) in layers}
-    if not found:
-        raise ConfigError(f"target_modules={sorted(targets)!r:.60} names no matrix of the model's layers")
-    return frozenset(found)
+    paths = {place.bare: place.path for place in places_of(model)}
+    if unknown := sorted(set(adapter.additions) - set(paths)):
+        raise ValueError(f"the model has no matrix {unknown[0]} that an adapter could add to")
+    device = next(model.parameters()).device
+    parts = {
+        paths[bare]: LowRank(
+            torch.tensor(each.a_rC, device=device),
+            torch.tensor(each.b_Rr, device=device),
+            None if each.m_R is None else torch.tensor(each.m_R, device=device),
+            alpha=each.alpha,
+            rslora=each.rslora,
+            dropout=dropout,
+        )
+        for bare, each in adapter.additions.items()
+    }
+    return _put(model, parts, name)
 
 
-def _is_named(name: str, ends: Iterable[str]) -> bool:
-    return any(name == end or name.endswith(f".{end}") for end in ends)
+def _put(model: Pretrained, parts: Mapping[str, LowRank], name: str) -> list[nn.Parameter]:
+    if not name or "." in name:
+        raise ConfigError(f"an adapter's name must have a letter and no dot, got {name!r}")
+    if name in names_of(model):
+        raise ConfigError(f"the model has an adapter {name!r} already; remove it first")
+    model.requires_grad_(False)
+    for path, part in parts.items():
+        module = model.get_submodule(path)
+        if not isinstance(module, AdaptedLinear):
+            assert isinstance(module, nn.Linear | PackedLinear)
+            training, module = module.training, AdaptedLinear(module)
+            model.set_submodule(path, module.train(training))
+        module.adapters[name] = part.train(module.training)
+    activate(model, name)
+    return [parameter for part in parts.values() for parameter in part.parameters()]
 
 
-# --- a GGUF file ------------------------------------------------------------------------------------------------------
+def adapted(model: nn.Module) -> dict[str, AdaptedLinear]:
+    """The modules that adapters are on, by their paths."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, AdaptedLinear)}
 
 
-def _gguf(path: Path, model: LanguageModel) -> _Tensors:
-    """llama.cpp's own names and rules (src/llama-adapter.cpp, convert_lora_to_gguf.py)."""
-    file = GGUFFile(path)
-    for key, expected in (("general.type", "adapter"), ("adapter.type", "lora")):
-        if (kind := file.metadata.get(key)) != expected:
-            raise ModelFileError(f"{path}: {key} is {kind!r:.60}, expected {expected!r}: it is no LoRA adapter")
-    if "adapter.alora.invocation_tokens" in file.metadata:
-        raise ModelFileError(f"{path}: an adapter with invocation tokens (aLoRA) is not supported")
-    alpha = file.metadata.get("adapter.lora.alpha", 0.0)
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise ModelFileError(f"{path}: adapter.lora.alpha is {alpha!r:.60}, expected a number")
-    names = architecture(file)
-    config = model.config.to_hf()
-    if names.model_type != {"mistral": "llama"}.get(config["model_type"], config["model_type"]):
-        raise ModelFileError(f"{path}: an adapter for {file.architecture} does not fit a {config['model_type']} model")
+def names_of(model: nn.Module) -> tuple[str, ...]:
+    """The adapters that are on a model, active or not, in the order in which they came."""
+    return tuple(dict.fromkeys(name for module in adapted(model).values() for name in module.adapters))
 
-    def locate(name: str) -> tuple[str, str] | None:
-        match = _GGUF_NAME.fullmatch(name)
-        bare = match and names.bare(match[1])
-        return (bare.removesuffix(".weight"), match[2]) if match and bare else None
 
-    def values(name: str) -> Floats:
-        values = file.dequantize(name)
-        if name.endswith(".lora_a"):
-            return values
-        heads, kv_heads = (config.get(key, 0) for key in ("num_attention_heads", "num_key_value_heads"))
-        order = names.row_order(name.removesuffix(".lora_b"), len(values), heads, kv_heads)
-        return values if order is None else values[order]
+def parts_of(model: nn.Module, name: str = DEFAULT) -> dict[str, LowRank]:
+    """An adapter's parts by the paths of the modules that they are on. Raises ConfigError for one that is not there."""
+    _check_there(model, name)
+    return {
+        path: part
+        for path, module in adapted(model).items()
+        if name in module.adapters and isinstance(part := module.adapters[name], LowRank)
+    }
 
-    return _Tensors(
-        path,
-        {name: tensor.shape for name, tensor in file.tensors.items()},
-        locate,
-        other=lambda name: name[:-1] + ("b" if name.endswith("a") else "a"),
-        values=values,
-        rank=lambda bare: None,
-        scale=lambda bare, rank: alpha / rank if alpha else 1.0,
-        wanted=None,
-    )
+
+def _check_there(model: nn.Module, *names: str) -> None:
+    there = names_of(model)
+    for name in names:
+        if name not in there:
+            raise ConfigError(f"there is no adapter {name!r} on the model; there are: {', '.join(there) or 'none'}")
+
+
+def activate(model: nn.Module, *names: str) -> None:
+    """Make these the active adapters, whose sum the model computes with; they alone require gradients.
+
+    Raises ConfigError for one that is not there. Undoes a merge.
+    """
+    _check_there(model, *names)
+    for module in adapted(model).values():
+        module.merged_RC = None
+        module.active = tuple(name for name in names if name in module.adapters)
+        for name, part in module.adapters.items():
+            part.requires_grad_(name in names)
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Within it the model computes without adapters, as a reference policy does; afterwards as before."""
+    held = [(module, module.active, module.merged_RC) for module in adapted(model).values()]
+    try:
+        for module, _, _ in held:
+            module.active, module.merged_RC = (), None
+        yield
+    finally:
+        for module, active, merged_RC in held:
+            module.active, module.merged_RC = active, merged_RC
+
+
+def remove(model: nn.Module, *names: str) -> None:
+    """Take adapters off, all of them where none is named. Where none is left, the module that was there is back.
+
+    The base is the same object with the same values, still frozen. Raises ConfigError for one that is not there.
+    """
+    _check_there(model, *names)
+    gone = names or names_of(model)
+    for path, module in adapted(model).items():
+        module.merged_RC = None
+        module.active = tuple(name for name in module.active if name not in gone)
+        for name in [name for name in module.adapters if name in gone]:
+            del module.adapters[name]
+        if not module.adapters:
+            model.set_submodule(path, module.base)
+
+
+# --- merging ----------------------------------------------------------------------------------------------------------
+
+
+def merge(model: nn.Module) -> None:
+    """Compute with the sums of the model's matrices and the active adapters, held beside both, until `unmerge`."""
+    for module in adapted(model).values():
+        module.merged_RC = module.sum()
+
+
+def unmerge(model: nn.Module) -> None:
+    """Compute with matrices and adapters apart again; the base was never written to."""
+    for module in adapted(model).values():
+        module.merged_RC = None
+
+
+def bake(model: nn.Module) -> None:
+    """Make a plain model of it: the active adapters merged for good, all others gone, packed matrices de-quantised.
+
+    What was trained beside rounded weights is merged onto these very weights, not onto the ones that were rounded
+    (peft#2321). Such matrices remember it, and `qlora.quantize` warns before it rounds the adapter away.
+    """
+    for path, module in list(model.named_modules()):
+        if isinstance(module, AdaptedLinear):
+            model.set_submodule(path, _linear(module.sum(), module.base))
+        elif isinstance(module, PackedLinear) and not path.endswith(BASE):
+            model.set_submodule(path, _linear(module.matrix(module.dtype).clone(), module))
+
+
+def _linear(w_RC: Tensor, base: nn.Linear | PackedLinear) -> nn.Linear:
+    kind = UnpackedLinear if isinstance(base, PackedLinear) else nn.Linear
+    linear = kind(base.in_features, base.out_features, bias=False, device="meta")
+    linear.weight = nn.Parameter(w_RC, requires_grad=False)
+    linear.register_parameter("bias", base.bias)
+    if isinstance(linear, UnpackedLinear) and isinstance(base, PackedLinear):
+        linear.was = base.kind
+    return linear.train(base.training)
+
+
+# --- how it begins ----------------------------------------------------------------------------------------------------
+
+
+def _kaiming(part: LowRank, place: Place) -> None:
+    bound = 1 / math.sqrt(place.shape[1])
+    part.a_rC.uniform_(-bound, bound)
+
+
+def _gaussian(part: LowRank, place: Place) -> None:
+    part.a_rC.normal_(std=1 / len(part.a_rC))
+
+
+def _pissa(part: LowRank, place: Place) -> None:
+    """The r largest singular values and their vectors (Meng et al. 2024, arXiv:2404.02948, eq. 2 and 3)."""
+    rank = len(part.a_rC)
+    if rank > min(place.shape):
+        raise ConfigError(f"rank {rank} is more than {place.name} has, which is {place.shape[0]} x {place.shape[1]}")
+    w_RC = matrix_of(place.linear, torch.float32)
+    if w_RC.is_meta:
+        return
+    u_Rr, s_r, v_Cr = torch.svd_lowrank(w_RC, q=min(2 * rank + 8, *w_RC.shape), niter=8)
+    root_r = (s_r[:rank] / part.scale).sqrt()
+    part.a_rC.copy_((v_Cr[:, :rank] * root_r).T)
+    part.b_Rr.copy_(u_Rr[:, :rank] * root_r)
+    part.start_a_rC, part.start_b_Rr = part.a_rC.clone(), part.b_Rr.clone()
+
+
+_INITIALISATIONS: dict[str, Callable[[LowRank, Place], None]] = {
+    "kaiming": _kaiming,
+    "gaussian": _gaussian,
+    "pissa": _pissa,
+}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelworks.adapt.lora import read
+from modelworks.adapt.read import read
 from modelworks.core.errors import ConfigError
 from modelworks.engine.runner import Runner
 from modelworks.models.base import LanguageModel

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from modelworks.adapt.lora import Adapter, Applied, read
+from modelworks.adapt.adapter import Adapter, Applied
+from modelworks.adapt.read import read
 from modelworks.core.errors import ConfigError
 from modelworks.engine.cache import Cache
 from modelworks.engine.row import FinishReason, Piece, Prompt, Row
@@ -49,7 +50,7 @@ def generate(
 
     A prompt in text gets BOS if the model expects it, and its control tokens are text (`Tokenizer.encode` with
     `parse_special=True` makes ids of them). Messages go through the model's chat template, `tools` with them.
-    `sampling` is one for all prompts or one for each. With an `adapter` (see `adapt.lora.read`) the model answers as
+    `sampling` is one for all prompts or one for each. With an `adapter` (see `adapt.read.read`) the model answers as
     that has changed it; the model itself stays as it is.
 
     Raises, before any work: `ContextLengthError` where prompt and answer do not fit the model, `ConfigError` for an

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modelworks.adapt.lora import Applied, Floats
+from modelworks.adapt.adapter import Applied, Floats
 from modelworks.core.errors import ConfigError
 from modelworks.models.base import LanguageModel, evaluating
 from modelworks.models.fetch import pull

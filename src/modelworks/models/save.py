@@ -17,7 +17,8 @@ from modelworks.core.lineage import Lineage
 from modelworks.core.paths import atomic_folder
 from modelworks.models.base import Pretrained
 from modelworks.models.folder import CONFIG, GENERATION, INDEX, WEIGHTS
-from modelworks.models.registry import architecture_of
+from modelworks.models.load import outline
+from modelworks.models.registry import Family, architecture_of
 
 _MAX_SHARD_BYTES = 5_000_000_000
 
@@ -30,10 +31,11 @@ def save(
     All or nothing: an existing folder is replaced once the new one is whole and on disk. A tied head is stored once,
     as the embedding. Weights are split into files of at most `max_shard_bytes`, a larger tensor alone in one.
     Without a `lineage`, the record names the model's source as its parent. Raises ModelFileError for a module that is
-    of no registered family, and where the disk refuses.
+    of no registered family or not plain (see `adapt.lora.bake`), and where the disk refuses.
     """
     target = Path(folder)
     architecture, family = architecture_of(model)
+    _check_plain(model, family)
     config = model.config.to_hf()
     if architecture is not None:
         config["architectures"] = [architecture]
@@ -59,6 +61,18 @@ def save(
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ModelFileError(f"{target}: cannot be written: {reason}") from error
     return target
+
+
+def _check_plain(model: Pretrained, family: Family) -> None:
+    """Raise ModelFileError for a model with adapters on it or packed matrices: a folder has no place for them."""
+    found = {name for name, _ in model.named_parameters()}
+    wanted = {name for name, _ in outline(family, model.config).named_parameters()}
+    for what, names in (("has no", wanted - found), ("has a", found - wanted)):
+        if names:
+            raise ModelFileError(
+                f"the {type(model).__name__} {what} {min(names)}, so it is not what a folder holds: take its adapters "
+                "off, or merge them, and unpack what is packed, with `lora.bake`"
+            )
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

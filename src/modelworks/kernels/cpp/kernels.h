@@ -83,6 +83,28 @@ struct QueryRows {
     int rows;
 };
 
+// Packed blocks as training reads them; see dequantize.inc.
+enum class BlockKind { q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, nf4 };
+constexpr int kBlockKinds = 9;
+constexpr int kNf4Group = 256;  // blocks of NF4 that share a second scale
+
+constexpr int block_weights(BlockKind kind) {
+    constexpr int weights[kBlockKinds] = {32, 32, 32, 32, 32, 256, 256, 256, 64};
+    return weights[int(kind)];
+}
+constexpr int block_bytes(BlockKind kind) {
+    constexpr int bytes[kBlockKinds] = {18, 20, 22, 24, 34, 144, 176, 210, 33};
+    return bytes[int(kind)];
+}
+
+struct Blocks {
+    BlockKind kind;
+    const uint8_t* data;
+    // NF4's: its 16 levels, the 256 levels of its scales, their scales, and what was taken off them.
+    const float *levels, *dynamic, *scales;
+    float offset;
+};
+
 enum class Gate { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3 };
 
 struct Kernels {
@@ -104,6 +126,8 @@ struct Kernels {
     float (*from_half)(uint16_t x);
     // Tiles [first, last) of a matrix times `count` rows of x, each `matrix.cols` long.
     void (*dense)(const Dense& matrix, int first, int last, const float* x, int count, const Output& out);
+    // Blocks [first, last) to their place in out: bfloat16 if `brief`, else float.
+    void (*dequantize)(const Blocks& from, int64_t first, int64_t last, void* out, bool brief);
 };
 
 extern const Kernels kPortable;

@@ -281,6 +281,32 @@ void linear(nb::object packed, Array<const float, 2> x, Array<float, 2> y, bool 
     multiply(kernels, pool, {matrix}, activations, count, {y.data(), matrix.rows, nullptr, false});
 }
 
+// Blocks, in rows or not, as weights: floats, or bfloat16 where `out` has two bytes an element.
+void dequantize(int kind, Array<const uint8_t, 1> blocks, nb::ndarray<nb::c_contig, nb::device::cpu> out,
+                Array<const float, 1> tables, Array<const float, 1> scales, float offset, int threads,
+                const std::string& isa) {
+    const Kernels& kernels = kernels_of(isa);
+    if (kind < 0 || kind >= kBlockKinds) throw std::invalid_argument("there is no such kind of block");
+    const auto known = BlockKind(kind);
+    const int64_t count = int64_t(blocks.size()) / block_bytes(known);
+    const bool brief = out.itemsize() == 2;
+    if (int64_t(blocks.size()) != count * block_bytes(known) || int64_t(out.size()) != count * block_weights(known) ||
+        (!brief && out.itemsize() != 4))
+        throw std::invalid_argument("blocks and out must be of one number of weights, these of 2 or 4 bytes");
+    if (tables.size() != 16 + 256) throw std::invalid_argument("tables must have 16 and 256 levels");
+    if (known == BlockKind::nf4 && int64_t(scales.size()) != (count + kNf4Group - 1) / kNf4Group)
+        throw std::invalid_argument("NF4 must have a second scale for each 256 blocks");
+    const Blocks from{known, blocks.data(), tables.data(), tables.data() + 16, scales.data(), offset};
+    constexpr int64_t kWeights = 1 << 16;  // of a chunk
+    const int64_t step = kWeights / block_weights(known);
+    Pool& pool = Pool::of(positive(threads, "threads"));
+    nb::gil_scoped_release release;
+    std::lock_guard<std::mutex> guard(pool.busy);
+    pool.run(int((count + step - 1) / step), [&](int i) {
+        kernels.dequantize(from, i * step, std::min(count, (i + 1) * step), out.data(), brief);
+    });
+}
+
 }  // namespace
 }  // namespace modelworks
 
@@ -289,6 +315,8 @@ NB_MODULE(_native, m) {
     m.attr("block_size") = modelworks::kBlock;
     m.def("isas", &modelworks::isas);
     m.def("linear", &modelworks::linear, "packed"_a, "x"_a, "y"_a, "fine"_a, "threads"_a, "isa"_a);
+    m.def("dequantize", &modelworks::dequantize, "kind"_a, "blocks"_a, "out"_a, "tables"_a, "scales"_a, "offset"_a,
+          "threads"_a, "isa"_a);
     nb::class_<Bound>(m, "Program")
         .def(nb::init<std::vector<int>, int, int, int, int, int, int, const std::string&>(), "widths"_a, "layers"_a,
              "kv_heads"_a, "head_dim"_a, "num_blocks"_a, "vocab"_a, "threads"_a, "isa"_a)
