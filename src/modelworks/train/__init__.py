@@ -1,0 +1,1 @@
+"""The one training loop, what it steps with, and the runs that it keeps."""
