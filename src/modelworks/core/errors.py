@@ -25,8 +25,16 @@ class ContextLengthError(ModelworksError):
     """A prompt with its answer does not fit the model's context."""
 
 
+class TrainingError(ModelworksError):
+    """A training run went astray, or its checkpoint cannot be written or gone on from."""
+
+
 class DocumentError(ModelworksError):
     """A document cannot be read; the message is the reason shown in the ingestion report."""
+
+
+class DataError(ModelworksError):
+    """Training data is broken, empty, damaged on disk, or of no format that is known."""
 
 
 class StoreError(ModelworksError):

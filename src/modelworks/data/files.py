@@ -1,0 +1,200 @@
+"""Rows of training data from files: JSONL, JSON, Parquet and plain text, each also as `.gz` and `.zst`."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import zstandard
+
+from modelworks.core.errors import DataError
+
+SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".parquet", ".txt")
+_DAMAGED: Final = (EOFError, zlib.error, zstandard.ZstdError, gzip.BadGzipFile)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One row of a file, and where it stands: `chats.jsonl:17` (in Parquet the row's number, from 1)."""
+
+    place: str
+    value: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A row that cannot be used, and why."""
+
+    place: str
+    reason: str
+
+
+def read_rows(path: str | Path, broken: list[Broken] | None = None) -> Iterator[FileRow]:
+    """The rows of a file, in order.
+
+    JSONL has an object a line, JSON a list of objects (a `.json` file whose first character is no bracket is read as
+    JSONL), Parquet a row a row; a `.txt` file is one row, `{"text": ...}`. A line that is no JSON object raises
+    DataError, or is put into `broken` and passed over where that list is given. What is damaged as a whole, a list cut
+    short or a compressed file, raises in either case, as nobody can say what is missing.
+    """
+    path = Path(path)
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    kind = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in (".gz", ".zst") else (suffixes or [""])[-1]
+    if kind not in SUFFIXES:
+        raise DataError(f"{path}: training data is {', '.join(SUFFIXES)}, also with .gz or .zst behind it")
+    try:
+        with _opened(path) as stream:
+            if kind == ".parquet":
+                yield from _parquet(stream, path)
+            elif kind == ".txt":
+                yield FileRow(f"{path}:1", {"text": _decoded(stream.read(), path)})
+            elif kind == ".json" and _first_character(stream) == b"[":
+                yield from _json(_decoded(stream.read(), path), path, broken)
+            else:
+                yield from _jsonl(stream, path, broken)
+    except _DAMAGED as error:
+        raise DataError(f"{path}: damaged or cut short: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
+    with path.open("rb") as file:
+        if path.suffix.lower() == ".gz":
+            with gzip.open(file) as unpacked:
+                yield io.BufferedReader(unpacked)
+        elif path.suffix.lower() == ".zst":
+            yield io.BufferedReader(_Zst(file))
+        else:
+            yield file
+
+
+class _Zst(io.RawIOBase):
+    """Zstandard frames in a row; a last one that is cut raises, where the library's own reader just ends."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._within = False  # a frame
+        self._held = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._held:
+            packed = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame, self._within = zstandard.ZstdDecompressor().decompressobj(), False
+            packed = packed or self._file.read(1 << 16)
+            if not packed:
+                if self._within:
+                    raise EOFError("the last frame is not whole")
+                return 0
+            self._within = True
+            self._held = memoryview(self._frame.decompress(packed))
+        size = min(len(buffer), len(self._held))
+        buffer[:size], self._held = self._held[:size], self._held[size:]
+        return size
+
+
+def _first_character(stream: io.BufferedReader) -> bytes:
+    """The first byte that is no space, without reading on; what is longer than the buffer is no list."""
+    return stream.peek(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8") from error
+
+
+def _report(broken: list[Broken] | None, place: str, reason: str) -> None:
+    if broken is None:
+        raise DataError(f"{place}: {reason}")
+    broken.append(Broken(place, reason))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON: {error.msg} at column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8"
+    return "not valid JSON: nested too deeply" if isinstance(error, RecursionError) else f"not valid JSON: {error}"
+
+
+def _jsonl(stream: IO[bytes], path: Path, broken: list[Broken] | None) -> Iterator[FileRow]:
+    for number, line in enumerate(stream, 1):
+        place = f"{path}:{number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            if not text:
+                continue
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            _report(broken, place, _reason(error))
+            continue
+        if isinstance(value, dict):
+            yield FileRow(place, value)
+        else:
+            _report(broken, place, f"expected a JSON object, found {type(value).__name__}")
+
+
+def _json(text: str, path: Path, broken: list[Broken] | None) -> Iterator[FileRow]:
+    """The objects of a list, one at a time, so that each knows its line."""
+    decode = json.JSONDecoder().raw_decode
+    at, line, counted = _skipped(text, text.index("[") + 1), 1, 0
+    while not text.startswith("]", at):
+        line, counted = line + text.count("\n", counted, at), at
+        place = f"{path}:{line}"
+        try:
+            value, at = decode(text, at)
+        except (ValueError, RecursionError) as error:
+            # The decoder's own position is better than the row's: rows may be long.
+            where = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else place
+            raise DataError(f"{where}: {_reason(error)}") from error
+        if isinstance(value, dict):
+            yield FileRow(place, value)
+        else:
+            _report(broken, place, f"expected a JSON object, found {type(value).__name__}")
+        at = _skipped(text, at)
+        if text.startswith(",", at):
+            at = _skipped(text, at + 1)
+        elif not text.startswith("]", at):
+            line += text.count("\n", counted, at)
+            raise DataError(f"{path}:{line}: not valid JSON: the list is cut short or lacks a comma")
+
+
+def _skipped(text: str, at: int) -> int:
+    """The place of the first character from `at` on that is no space."""
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _parquet(stream: io.BufferedReader, path: Path) -> Iterator[FileRow]:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'modelworks[corpus]'") from None
+    source = stream if path.suffix.lower() == ".parquet" else io.BytesIO(stream.read())  # its index is at its end
+    number = 0
+    try:
+        with parquet.ParquetFile(source) as table:
+            for batch in table.iter_batches(batch_size=256):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield FileRow(f"{path}:{number}", value)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: damaged or cut short: {str(error).partition(chr(10))[0]}") from error
