@@ -9,6 +9,10 @@ from modelworks.models.llama import Llama, LlamaConfig
 from modelworks.models.moe import MoE, MoEConfig
 from modelworks.objectives.balance import Balanced, balance_loss, bars, choices, expert_load, max_load
 from modelworks.objectives.base import Ratio
+from modelworks.objectives.causal_lm import CausalLM
+from modelworks.train.loop import TrainRecipe, train
+from modelworks.train.optim import OptimRecipe
+from modelworks.train.schedule import ScheduleRecipe
 
 SIZES = {
     "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "moe_intermediate_size": 8, "num_hidden_layers": 3,
@@ -168,7 +172,7 @@ def test_biases_even_the_load_without_a_loss():
         with torch.no_grad():
             objective(model, data)  # an evaluation in between is no part of the step
         biases = [router.e_score_correction_bias.clone() for router in routers]
-        objective.after_step(model)
+        objective.after_step(model, taken=True)
         assert objective.load_LE.sum(-1).tolist() == [2.0 * 8 * 16] * 3
         if step == 0:
             for router, bias_E, load_E in zip(routers, biases, objective.load_LE):
@@ -176,7 +180,9 @@ def test_biases_even_the_load_without_a_loss():
                 torch.testing.assert_close(moved_E, 0.01 * (load_E.mean() - load_E).sign())
     assert max_load(expert_load(model, [data])) < 1 + (before - 1) / 3
     unchanged = [router.e_score_correction_bias.clone() for router in routers]
-    objective.after_step(model)  # without a step since
+    objective(model, data)
+    objective.after_step(model, taken=False)  # what was skipped moves nothing
+    objective.after_step(model, taken=True)  # without a step since
     assert all(torch.equal(r.e_score_correction_bias, b) for r, b in zip(routers, unchanged))
 
 
@@ -196,3 +202,38 @@ def test_a_model_without_experts_is_an_error():
     config = LlamaConfig.from_hf({**SIZES, "model_type": "llama"})
     with pytest.raises(ValueError, match="Llama has no experts"):
         Balanced(Likelihood())(Llama(config), batch())
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_loop_balances_alike_however_a_step_is_cut(recompute):
+    """Weights and biases after two steps of four micro-batches are those of two steps of one batch."""
+
+    class Listed:
+        def __init__(self, batches):
+            self.batches = batches
+
+        def __iter__(self):
+            return iter(self.batches)
+
+        def state(self):
+            return {}
+
+        def restore(self, state):
+            pass
+
+    data = batch()
+    parts = [{name: tensor[at : at + 1] for name, tensor in data.items()} for at in range(4)]
+    trained = []
+    for batches, accumulate in (([data] * 2, 1), (parts * 2, 4)):
+        model, objective = made(DOTS), Balanced(CausalLM(), balance=0.5, z=0.1, bias_rate=0.05)
+        recipe = TrainRecipe(
+            steps=2, accumulate=accumulate, recompute=recompute, schedule=ScheduleRecipe(name="constant"),
+            optim=OptimRecipe(lr=1e-2, eps=1e-2),
+        )  # fmt: skip
+        (_, step) = train(model, Listed(batches), objective, recipe)
+        assert {"nll", "balance", "router_z", "max_load"} <= step.metrics.keys()
+        assert objective.load_LE.sum(-1).tolist() == [2.0 * int(data["attention_mask"].sum())] * 3
+        trained.append(model.state_dict())
+    assert any(bias.any() for name, bias in trained[0].items() if name.endswith("e_score_correction_bias"))
+    for name, tensor in trained[0].items():
+        torch.testing.assert_close(trained[1][name], tensor, rtol=1e-4, atol=1e-5, msg=name)

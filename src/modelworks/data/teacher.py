@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,8 +22,8 @@ import torch
 from torch import Tensor
 
 from modelworks.core.errors import ConfigError, StoreError
-from modelworks.core.lineage import sha256
 from modelworks.data.batch import Batch, BatchStream
+from modelworks.data.shards import template_digest, tokenizer_digest
 from modelworks.models.base import LanguageModel, evaluating
 
 _CHUNK = 256
@@ -124,10 +123,7 @@ def fingerprint(model: LanguageModel) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     if model.tokenizer is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            model.tokenizer.save(folder)
-            for path in sorted(Path(folder).iterdir()):
-                digest.update(f"{path.name} {sha256(path)}".encode())
+        digest.update(f"{tokenizer_digest(model.tokenizer)} {template_digest(model.tokenizer)}".encode())
     return digest.hexdigest()
 
 

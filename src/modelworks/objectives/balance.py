@@ -32,6 +32,7 @@ from modelworks.models.base import evaluating
 from modelworks.models.blocks.experts import Call, Router, Routing
 from modelworks.models.moe import recording
 from modelworks.objectives.base import Metrics, Objective, Ratio
+from modelworks.parallel.ranks import sum_over_ranks
 
 Scope = Literal["sequence", "batch"]
 
@@ -78,14 +79,14 @@ class Balanced:
         }
         return loss + share * (self.balance * balance + self.z * z), {**metrics, **noted}
 
-    def after_step(self, model: nn.Module) -> None:
+    def after_step(self, model: nn.Module, *, taken: bool) -> None:
         """Move the biases by the load of the step that has just ended, over all its micro-batches and ranks."""
         counts_LE, self._counts_LE = self._counts_LE, None
-        if counts_LE is None:
+        if counts_LE is None or not taken:
             return
-        self.load_LE = counts_LE
+        self.load_LE = sum_over_ranks(counts_LE)
         routers = [module for module in model.modules() if isinstance(module, Router)]
-        for router, counts_E in zip(routers, counts_LE, strict=True):
+        for router, counts_E in zip(routers, self.load_LE, strict=True):
             if router.e_score_correction_bias is not None:
                 router.e_score_correction_bias += self.bias_rate * (counts_E.mean() - counts_E).sign()
 
