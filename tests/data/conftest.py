@@ -1,4 +1,4 @@
-"""Prose that every filter keeps, a small byte-level tokenizer with a chat template, documents in memory and on disk, and tiny models."""
+"""Prose that every filter keeps; a small byte-level tokenizer with a chat template; documents; tiny models."""
 
 from __future__ import annotations
 

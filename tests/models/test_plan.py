@@ -27,6 +27,7 @@ from modelworks.kernels.program import Embed, Linear, Program
 from modelworks.models.gpt2 import GPT2
 from modelworks.models.llama import FULL
 from modelworks.models.load import load
+from modelworks.models.moe import MoE
 from modelworks.models.plan import plan
 
 WIKITEXT = Path(__file__).parents[3] / "shared" / "data" / "text" / "wikitext2_valid.txt"
@@ -89,7 +90,7 @@ def some_ids(count: int, seed: int = 0) -> list[int]:
 
 
 def with_plan(pair: Any) -> Any:
-    if isinstance(pair.ours, GPT2) or pair.ours.config.rope[FULL].rope_type == "dynamic":
+    if isinstance(pair.ours, GPT2 | MoE) or pair.ours.config.rope[FULL].rope_type == "dynamic":
         pytest.skip("it has no plan: see test_what_has_no_plan_is_an_error")
     return plan(pair.ours)
 
@@ -322,6 +323,8 @@ def test_what_has_no_plan_is_an_error(pair_of: Callable[[str], Any]) -> None:
         plan(pair_of("llama-dynamic").ours)
     with pytest.raises(ConfigError, match="GPT2 has no plan"):
         plan(pair_of("gpt2").ours)
+    with pytest.raises(ConfigError, match="MoE has no plan"):
+        plan(pair_of("mixtral").ours)
     with pytest.raises(ConfigError, match="q5"):
         plan(pair_of("llama").ours, "q5")  # type: ignore[arg-type]
 

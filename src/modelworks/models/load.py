@@ -137,19 +137,21 @@ def _fill(model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: 
     """Give each parameter memory and its values; refuse what is missing, misshapen or left over."""
     family = checkpoint.family
     left = {name for name in checkpoint.names if not re.search(family.ignored, name)} - packed
-    for name, parameter in list(model.named_parameters()):
-        bare = family.bare(family.hf_name(name))
-        if bare not in checkpoint.names:
-            raise ModelFileError(f"tensor {family.hf_name(name)} is missing")
-        found, wanted = checkpoint.shape(bare), tuple(parameter.shape)
-        if found != wanted:
-            raise ModelFileError(f"tensor {checkpoint.names[bare]} is {found}, the config asks for {wanted}")
-        values = torch.empty(wanted, dtype=dtype, device=device)
-        if not values.is_meta:
-            checkpoint.read(bare, values)
+    for name, built in model.state_dict(keep_vars=True).items():
+        # What no gradient trains was made to be precise, such as a bias that small steps add up to.
+        values = torch.empty(built.shape, dtype=dtype if built.requires_grad else built.dtype, device=device)
+        for stored, part in family.stored(name, values):
+            bare = family.bare(stored)
+            if bare not in checkpoint.names:
+                raise ModelFileError(f"tensor {stored} is missing")
+            found, wanted = checkpoint.shape(bare), tuple(part.shape)
+            if found != wanted:
+                raise ModelFileError(f"tensor {checkpoint.names[bare]} is {found}, the config asks for {wanted}")
+            if not part.is_meta:
+                checkpoint.read(bare, part)
+            left.discard(bare)
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(values))
-        left.discard(bare)
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(values) if built.requires_grad else values)
     if _HEAD in left and isinstance(model, LanguageModel):
         if device.type != "meta":
             _check_tied_head(model, checkpoint)

@@ -36,16 +36,14 @@ def save(
     target = Path(folder)
     architecture, family = architecture_of(model)
     _check_plain(model, family)
-    config = model.config.to_hf()
-    if architecture is not None:
-        config["architectures"] = [architecture]
+    config = {**model.config.to_hf(), "architectures": [architecture]}
     # transformers 5 reads `dtype`, older readers `torch_dtype`.
     config["dtype"] = config["torch_dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
     weights: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        stored = family.hf_name(name)
-        is_transposed = re.search(family.transposed, family.bare(stored)) is not None
-        weights[stored] = parameter.detach().T if is_transposed else parameter.detach()
+    for name, tensor in model.state_dict().items():
+        for stored, part in family.stored(name, tensor):
+            is_transposed = re.search(family.transposed, family.bare(stored)) is not None
+            weights[stored] = part.T if is_transposed else part
     if lineage is None:
         lineage = Lineage(parents=(str(model.source),) if model.source is not None else ())
     try:

@@ -31,7 +31,7 @@ from modelworks.core.errors import ConfigError, Stopped, TrainingError
 from modelworks.data.batch import Batch, BatchStream
 from modelworks.kernels.memory import kept_memory
 from modelworks.models.base import evaluating
-from modelworks.objectives.base import Objective
+from modelworks.objectives.base import Objective, SteppedObjective
 from modelworks.parallel.ranks import max_over_ranks, sum_over_ranks, world_size
 from modelworks.train.checkpoint import Checkpoints, rng_state, set_rng_state
 from modelworks.train.guard import Guard, GuardRecipe
@@ -210,6 +210,8 @@ class Trainer:
                     group["lr"] = lr
                 optimizer.step()
             self._move_average()
+        if isinstance(self.objective, SteppedObjective):
+            self.objective.after_step(self.model, taken=skipped is None)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - began
