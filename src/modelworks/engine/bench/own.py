@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import modelworks
 from modelworks.core.errors import ConfigError, ModelworksError
 from modelworks.engine.bench.measure import BATCH_PROMPT, USER_ERROR, run
 from modelworks.kernels.native import isa
@@ -78,7 +77,9 @@ class Own:
         return runner, model
 
     def about(self) -> dict[str, str]:
-        found = {"version": modelworks.__version__, "computed_by": self._computed}
+        from modelworks.core.lineage import installed_versions  # a megabyte or two that are not the model's
+
+        found = {"version": installed_versions()["modelworks"], "computed_by": self._computed}
         return found | {"isa": isa()} if isinstance(self._runner, Program) else found
 
     def clear(self) -> None:
