@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,19 @@ def test_order_is_kept_among_kinds(tmp_path: Path, tokenizer: Tokenizer) -> None
     file = write(tmp_path / "a.jsonl", {"text": "1"}, {"text": "2"}, {"prompt": "3", "completion": "3"}, {"text": "4"})
     tokenize([file], tokenizer, tmp_path / "out")
     assert texts(Shards(tmp_path / "out"), tokenizer) == ["1", "2", "33", "4"]
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    file = write(tmp_path / "a.jsonl", {"text": "a"})
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        tokenize([file], tokenizer, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 @pytest.mark.parametrize(
