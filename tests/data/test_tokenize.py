@@ -99,6 +99,7 @@ def test_folders_are_searched(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in find_files([tmp_path])]
     assert found == ["a.json.gz", "b.jsonl", "c/d.parquet", "c/e.txt.zst"]
+    assert find_files(str(tmp_path / "b.jsonl")) == find_files([tmp_path / "b.jsonl"]) == [tmp_path / "b.jsonl"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no training data in it"):
         find_files([tmp_path / "empty"])
