@@ -39,6 +39,7 @@ def test_every_token_is_a_target_once_an_epoch(make_shards: Callable[..., Shards
         assert len(rows) == 10
         assert sorted(int(token) for row in rows for token in row.targets) == sorted(range(200))
         assert all(row.targets[:-1].tolist() == row.input_ids[1:].tolist() for row in rows)
+        assert sorted(target for _, target in learned(rows)) == list(range(1, 200))  # the first follows none
 
 
 def test_epochs_differ_in_order_and_in_cuts(make_shards: Callable[..., Shards]) -> None:
