@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,19 @@ def test_order_is_kept_among_kinds(tmp_path: Path, tokenizer: Tokenizer) -> None
     assert texts(Shards(tmp_path / "out"), tokenizer) == ["1", "2", "33", "4"]
 
 
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    file = write(tmp_path / "a.jsonl", {"text": "a"})
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        tokenize([file], tokenizer, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -85,6 +99,7 @@ def test_folders_are_searched(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in find_files([tmp_path])]
     assert found == ["a.json.gz", "b.jsonl", "c/d.parquet", "c/e.txt.zst"]
+    assert find_files(str(tmp_path / "b.jsonl")) == find_files([tmp_path / "b.jsonl"]) == [tmp_path / "b.jsonl"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no training data in it"):
         find_files([tmp_path / "empty"])

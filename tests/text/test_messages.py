@@ -86,6 +86,7 @@ def test_marked_stretches_that_are_no_turns_cannot_be_weighed_singly() -> None:
         ({"role": "assistant", "content": "a", "train": "yes"}, "message 1: its train is 'yes'"),
         ({"role": "assistant", "content": "a", "weight": -0.5}, "message 1: its weight is -0.5"),
         ({"role": "assistant", "content": "a", "weight": float("nan")}, "message 1: its weight is nan"),
+        ({"role": "assistant", "content": "a", "weight": 10**400}, "message 1: its weight is 1000"),
         ({"role": "assistant", "content": "a", "weight": True}, "message 1: its weight is True"),
         ({"role": "user", "content": "a", "train": True}, "message 1: train is true, but only the assistant's"),
         ({"role": "thinking", "content": "a"}, "message 1: a thinking message is the last"),

@@ -185,8 +185,7 @@ def _print_sample(tokenizer: Tokenizer, encoded: Encoded) -> None:
             shown.append(lines, style="green" if is_learned else "dim")
         else:
             shown.append(f"{_OPEN}{lines}{_CLOSE}" if is_learned else lines)
-    out.print(shown)
-    out.print()
+    out.print(shown, end="\n" if shown.plain.endswith("\n") else "\n\n")
 
 
 def tokenizer(

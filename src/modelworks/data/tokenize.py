@@ -46,6 +46,7 @@ class Report:
     """What became of the rows."""
 
     rows: int = 0
+    """Those that are whole and of a known format."""
     documents: int = 0
     tokens: int = 0
     learned: int = 0
@@ -64,12 +65,13 @@ class Report:
         }
 
 
-def find_files(paths: Iterable[str | Path]) -> list[Path]:
-    """The files of training data that `paths` name; of a folder those in it and below, by name. Raises DataError where
-    there are none.
+def find_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The files of training data that a path or several name; of a folder those in it and below, by name.
+
+    Raises DataError for a path that does not exist and for a folder without such files.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if path.is_dir():
             names = sorted(inner for inner in path.rglob("*") if inner.is_file())
             inside = [inner for inner in names if _is_data(inner) and not inner.name.startswith(".")]
@@ -150,7 +152,7 @@ def _encoded_texts(tokenizer: Tokenizer, samples: list[Text]) -> Iterator[Encode
 
 
 def tokenize(
-    paths: Iterable[str | Path],
+    paths: str | Path | Iterable[str | Path],
     tokenizer: Tokenizer,
     out: str | Path,
     options: Options = Options(),
@@ -181,7 +183,7 @@ def tokenize(
 
 
 def cached(
-    paths: Iterable[str | Path],
+    paths: str | Path | Iterable[str | Path],
     tokenizer: Tokenizer,
     options: Options = Options(),
     *,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from modelworks.core.errors import ModelworksError
 
 Message = Mapping[str, Any]
+_LARGEST_WEIGHT: Final = 1e30  # that a float32 holds, with room for sums
 
 
 class ChatError(ModelworksError):
@@ -112,7 +112,7 @@ def take_weight(index: int, message: dict[str, Any]) -> float:
         raise ChatError(f"message {index}: its train is {train!r}, expected true or false")
     if train and message["role"] not in ("assistant", "thinking"):
         raise ChatError(f"message {index}: train is true, but only the assistant's turns can be learned")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= _LARGEST_WEIGHT:
         raise ChatError(f"message {index}: its weight is {weight!r}, expected a number from 0 upwards")
     return 0.0 if train is False else float(weight)
 
