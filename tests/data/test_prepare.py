@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -29,6 +30,24 @@ from modelworks.data import parts, prepare
 parts._PART_FILES = 1
 prepare.prepare(sys.argv[1:2], sys.argv[2], quiet=True)
 """
+
+
+WORDS = (
+    "the of and to that with have be river stone winter market letter garden window morning village bridge carpenter "
+    "harvest lantern kitchen mountain journey picture doctor teacher station feather blanket silver autumn orchard"
+).split()
+
+
+@pytest.fixture(scope="session")
+def prose() -> Callable[..., str]:
+    """`prose(seed)`: sentences of ten words each, none of them twice, by a seed of their own."""
+
+    def make(seed: int, sentences: int = 12) -> str:
+        draw = random.Random(seed)
+        lines = [" ".join(draw.choices(WORDS, k=10)).capitalize() + "." for _ in range(sentences)]
+        return "The people of the town have to be heard.\n" + "\n".join(lines)
+
+    return make
 
 
 @pytest.fixture
@@ -282,6 +301,7 @@ def test_changed_input_or_recipe_makes_another_corpus(folder: Path, tmp_path: Pa
         ({"shingle": 0}, "shingle is at least 1"),
         ({"characters": 5}, "there are no weights"),
         ({"format": "csv"}, "no format 'csv'"),
+        ({"languages": ("english",)}, "no language 'english'; there are, by ISO 639: ace, af, am"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(wrong: dict[str, Any], message: str) -> None:

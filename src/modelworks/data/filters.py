@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -272,15 +272,12 @@ def rules(name: str) -> Mapping[str, Rule]:
 
 
 @lru_cache(maxsize=1)
-def _identifier() -> Callable[[str], tuple[str, float]]:
+def _identifier() -> Any:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
         raise ConfigError("telling languages needs py3langid: pip install 'modelworks[corpus]'") from None
-    classify: Callable[[str], tuple[str, float]] = LanguageIdentifier.from_model_file(
-        MODEL_FILE, norm_probs=True
-    ).classify
-    return classify
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def language(text: str) -> tuple[str, float]:
@@ -288,8 +285,16 @@ def language(text: str) -> tuple[str, float]:
 
     Of a long text, its first 5,000 characters are read. Raises ConfigError where py3langid is not installed.
     """
-    code, probability = _identifier()(text[:5_000])
+    code, probability = _identifier().classify(text[:5_000])
     return code, float(probability)
+
+
+def check_languages(languages: Sequence[str]) -> None:
+    """Raise ConfigError for a language that cannot be told, since none of its texts would be kept."""
+    known = sorted(_identifier().nb_classes) if languages else []
+    for code in languages:
+        if code not in known:
+            raise ConfigError(f"there is no language {code!r}; there are, by ISO 639: {', '.join(known)}")
 
 
 def judge_language(text: str, languages: Sequence[str], min_probability: float) -> Rejection | None:

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
 
-_SEPARATORS = re.compile(r"[\W_]+")
 # Scripts that put no space between words: each character counts as a word.
 _UNSPACED = re.compile(
-    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f])"
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
 )
 _ASCII_WORDS = bytes(byte if chr(byte).isalnum() else 32 for byte in range(128)) + bytes(range(128, 256))
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
@@ -28,10 +27,32 @@ def normalised(text: str) -> bytes:
     """The words of `text` in UTF-8, lower-cased (NFKC, case-folded), with one space between two of them."""
     if text.isascii():
         return b" ".join(text.lower().encode().translate(_ASCII_WORDS).split())
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    # Folding may undo the normal form; lone surrogates are no letters, so they separate words.
-    words = _SEPARATORS.sub(" ", _UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", folded)))
-    return b" ".join(words.encode("utf-8", "replace").split())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    codes = np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), np.uint32)
+    kinds = _kinds(codes)
+    codes = np.where(kinds == _SEPARATES, np.uint32(_SPACE), codes)
+    if (alone := kinds == _IS_WORD).any():
+        lengths = np.where(alone, 3, 1)
+        first = (np.cumsum(lengths) - lengths)[alone]
+        codes = np.repeat(codes, lengths)
+        codes[first] = codes[first + 2] = _SPACE
+    return b" ".join(codes.tobytes().decode("utf-32-le").encode().split())
+
+
+def _kinds(codes: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """What each character is to words; found out once for each character that is met."""
+    kinds = _KINDS[codes]
+    if (unknown := kinds == 0).any():
+        for code in np.unique(codes[unknown]).tolist():
+            character = chr(code)
+            if _UNSPACED.match(character):
+                _KINDS[code] = _IS_WORD
+            elif character.isalnum() or unicodedata.category(character)[0] == "M":
+                _KINDS[code] = _IN_WORD  # marks too: the vowels of Indic scripts
+            else:
+                _KINDS[code] = _SEPARATES
+        kinds = _KINDS[codes]
+    return kinds
 
 
 def word_hashes(text: str) -> Hashes:
@@ -92,5 +113,7 @@ def _powers(base: int, count: int) -> Hashes:
 
 
 _MOST_KEPT = 1 << 22
+_IN_WORD, _SEPARATES, _IS_WORD = 1, 2, 3
+_KINDS = np.zeros(0x110000, np.uint8)
 _kept: dict[int, Hashes] = {}
 _BYTE_HASHES = mix(np.arange(1, 257, dtype=np.uint64) * np.uint64(_BASE))

@@ -25,7 +25,7 @@ from modelworks.data.assemble import Assembly
 from modelworks.data.clean import clean
 from modelworks.data.decontaminate import SIZE
 from modelworks.data.dedup import MinHash
-from modelworks.data.filters import judge, language
+from modelworks.data.filters import check_languages, judge
 from modelworks.data.mix import MOST_EPOCHS
 from modelworks.data.parts import Done, Worker, split
 from modelworks.data.runners import RUNNERS, Runner
@@ -79,8 +79,7 @@ class Preparation:
             raise ConfigError(f"there is no format {self.format!r}; there are: {', '.join(FORMATS)}")
         clean("", self.cleaners)
         judge("", self.filters)
-        if self.languages:
-            language("")
+        check_languages(self.languages)
 
     @property
     def minhash(self) -> MinHash:

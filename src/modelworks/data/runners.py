@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any, Literal
 
-from modelworks.core.errors import ConfigError
+from modelworks.core.errors import ConfigError, ModelworksError
 from modelworks.core.log import Advance
 from modelworks.data.parts import Part, Worker
 
@@ -27,14 +31,37 @@ def run_local(worker: Worker, parts: Sequence[Part], workers: int, advance: Adva
             worker(part)
             advance(len(part.files))
         return
+    others = set(active_children())
     # Not forked: the progress bar is a thread, and a process that is forked beside one may stand still.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (worker.recipe, worker.folder))
     try:
-        # The largest first, so that none is begun when all others are done.
-        for done in as_completed([pool.submit(_do, part) for part in sorted(parts, key=_size, reverse=True)]):
+        with _ctrl_c_ignored():  # the processes, which begin here, inherit that: only this one is to answer
+            # The largest first, so that none is begun when all others are done.
+            waiting = [pool.submit(_do, part) for part in sorted(parts, key=_size, reverse=True)]
+        for done in as_completed(waiting):
             advance(done.result())
+    except BrokenProcessPool:
+        raise ModelworksError(
+            "a worker was killed, mostly since memory ran out: the same command with fewer workers goes on from there"
+        ) from None
+    except BaseException:
+        for process in set(active_children()) - others:
+            process.terminate()  # what they are doing would be waited for, and its result is not asked for
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    if current_thread() is not main_thread():  # which alone may set that
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _size(part: Part) -> int:

@@ -5,46 +5,27 @@ What cannot be read is reported in the same stream, as `Unread`, and never stops
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
 import json
-import lzma
 import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-import zstandard
-
 from modelworks.core.errors import ConfigError, DocumentError
 from modelworks.data import documents
+from modelworks.data.packed import DAMAGED, PACKED, unpacked
 from modelworks.data.walk import walk
 
 ROWS = (".jsonl", ".ndjson")
 LINE_LIMIT = 64 << 20
 """Longest line of JSONL in bytes; a longer one is passed over unread."""
-
-
-def _open_zst(file: Path | IO[bytes], mode: str = "rb") -> io.BufferedReader:
-    stream = file.open("rb") if isinstance(file, Path) else file
-    reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
-    return io.BufferedReader(reader)
-
-
-_OPENERS: Mapping[str, Callable[..., Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": _open_zst,
-}
 _TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
-_DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, tarfile.TarError, zipfile.BadZipFile)
+_DAMAGED = (*DAMAGED, OSError, tarfile.TarError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +112,8 @@ def _read(file: File, text_key: str) -> Iterator[Text | Unread]:
     elif suffix in ROWS:
         with file.path.open("rb") as lines:
             yield from read_rows(lines, file.name, text_key=text_key)
-    elif suffix in _OPENERS:
-        with _OPENERS[suffix](file.path, "rb") as stream:
+    elif suffix in PACKED:
+        with file.path.open("rb") as packed, unpacked(packed, suffix) as stream:
             yield from _member(stream, file.name, file.path.stem, text_key)
     else:
         yield _text(documents.load(file.path), file.name)
@@ -140,7 +121,7 @@ def _read(file: File, text_key: str) -> Iterator[Text | Unread]:
 
 def read_rows(lines: IO[bytes], name: str, *, text_key: str = "text") -> Iterator[Text | Unread]:
     """The texts of JSONL, each called by its line, counted from 1; broken lines are reported by number."""
-    number = 0
+    number, empty = 0, True
     while line := lines.readline(LINE_LIMIT + 1):
         number += 1
         source = f"{name}:{number}"
@@ -150,6 +131,11 @@ def read_rows(lines: IO[bytes], name: str, *, text_key: str = "text") -> Iterato
             yield Unread(source, f"the line is longer than {LINE_LIMIT >> 20} MiB")
         elif line.strip():
             yield _row(line, source, text_key)
+        else:
+            continue
+        empty = False
+    if empty:
+        yield Unread(name, "empty file")
 
 
 def _row(line: bytes, source: str, text_key: str) -> Text | Unread:
@@ -192,18 +178,21 @@ def _parquet(file: File, text_key: str) -> Iterator[Text | Unread]:
 
 
 def _tar(file: File, text_key: str) -> Iterator[Text | Unread]:
-    with _tar_stream(file.path) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
+    # tarfile of Python 3.11 knows all compressions but Zstandard.
+    suffix = file.path.suffix.lower()
+    with (
+        file.path.open("rb") as packed,
+        nullcontext(packed) if suffix != ".zst" else unpacked(packed, suffix) as stream,
+    ):
+        yield from _members(stream, file, text_key)
+
+
+def _members(stream: IO[bytes], file: File, text_key: str) -> Iterator[Text | Unread]:
+    with tarfile.open(fileobj=stream, mode="r|*") as archive:
         for member in archive:
             content = archive.extractfile(member) if member.isfile() else None
             if content is not None and not _hidden(member.name):
                 yield from _read_member(content, f"{file.name}/{member.name}", member.name, text_key)
-
-
-@contextmanager
-def _tar_stream(path: Path) -> Iterator[IO[bytes]]:
-    # tarfile of Python 3.11 knows all compressions but Zstandard.
-    with _open_zst(path) if path.suffix.lower() == ".zst" else path.open("rb") as stream:
-        yield stream
 
 
 def _zip(file: File, text_key: str) -> Iterator[Text | Unread]:
@@ -232,8 +221,8 @@ def _read_member(content: IO[bytes], source: str, name: str, text_key: str) -> I
     try:
         if lower.endswith((*_TARS, ".zip", ".parquet")):
             yield Unread(source, "an archive or a table within an archive is not read: unpack it first")
-        elif (suffix := PurePosixPath(lower).suffix) in _OPENERS:
-            with _OPENERS[suffix](content, "rb") as stream:
+        elif (suffix := PurePosixPath(lower).suffix) in PACKED:
+            with unpacked(content, suffix) as stream:
                 yield from _member(stream, source, PurePosixPath(name).stem, text_key)
         else:
             yield from _member(content, source, name, text_key)
