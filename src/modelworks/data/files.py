@@ -1,23 +1,19 @@
-"""Rows of training data from files: JSONL, JSON, Parquet and plain text, each also as `.gz` and `.zst`."""
+"""Rows of training data from files: JSONL, JSON, Parquet and plain text, each also compressed."""
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-import zstandard
-
 from modelworks.core.errors import DataError
+from modelworks.data.packed import DAMAGED, PACKED, unpacked
 
 SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".parquet", ".txt")
-_DAMAGED: Final = (EOFError, zlib.error, zstandard.ZstdError, gzip.BadGzipFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +42,9 @@ def read_rows(path: str | Path, broken: list[Broken] | None = None) -> Iterator[
     """
     path = Path(path)
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in (".gz", ".zst") else (suffixes or [""])[-1]
+    kind = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in PACKED else (suffixes or [""])[-1]
     if kind not in SUFFIXES:
-        raise DataError(f"{path}: training data is {', '.join(SUFFIXES)}, also with .gz or .zst behind it")
+        raise DataError(f"{path}: training data is {', '.join(SUFFIXES)}, also with {', '.join(PACKED)} behind it")
     try:
         with _opened(path) as stream:
             if kind == ".parquet":
@@ -59,7 +55,7 @@ def read_rows(path: str | Path, broken: list[Broken] | None = None) -> Iterator[
                 yield from _json(_decoded(stream.read(), path), path, broken)
             else:
                 yield from _jsonl(stream, path, broken)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: damaged or cut short: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
@@ -67,43 +63,13 @@ def read_rows(path: str | Path, broken: list[Broken] | None = None) -> Iterator[
 
 @contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedReader]:
+    suffix = path.suffix.lower()
     with path.open("rb") as file:
-        if path.suffix.lower() == ".gz":
-            with gzip.open(file) as unpacked:
-                yield io.BufferedReader(unpacked)
-        elif path.suffix.lower() == ".zst":
-            yield io.BufferedReader(_Zst(file))
-        else:
+        if suffix not in PACKED:
             yield file
-
-
-class _Zst(io.RawIOBase):
-    """Zstandard frames in a row; a last one that is cut raises, where the library's own reader just ends."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._within = False  # a frame
-        self._held = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._held:
-            packed = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame, self._within = zstandard.ZstdDecompressor().decompressobj(), False
-            packed = packed or self._file.read(1 << 16)
-            if not packed:
-                if self._within:
-                    raise EOFError("the last frame is not whole")
-                return 0
-            self._within = True
-            self._held = memoryview(self._frame.decompress(packed))
-        size = min(len(buffer), len(self._held))
-        buffer[:size], self._held = self._held[:size], self._held[size:]
-        return size
+            return
+        with unpacked(file, suffix) as stream:
+            yield stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[arg-type]
 
 
 def _first_character(stream: io.BufferedReader) -> bytes:
