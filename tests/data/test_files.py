@@ -137,6 +137,11 @@ def test_a_packed_file_cut_short_is_fatal(kind: str, packed: str, tmp_path: Path
         list(read_rows(path, []))
 
 
+def test_what_parquets_schema_adds_to_a_row_goes_again(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "arguments": {"x": 1}}, {"role": "tool", "name": "f", "parts": [{"y": 2}]}]}]
+    assert [row.value for row in read_rows(write(tmp_path, ".parquet", "", rows))] == rows
+
+
 def test_several_zst_frames_are_one_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.zst"
     path.write_bytes(zstandard.compress(b'{"a": 1}\n') + zstandard.compress(b'{"a": 2}\n'))

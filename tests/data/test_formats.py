@@ -103,6 +103,19 @@ CASES: list[tuple[dict[str, Any], Sample]] = [
         ),
     ),
     (
+        {
+            "messages": [
+                user("a"),
+                {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"x": 1}'}},
+                {"role": "function", "name": "f", "content": "1"},
+            ]
+        },
+        Dialogue(
+            messages=(user("a"), assistant("", tool_calls=[CALL]), {"role": "tool", "name": "f", "content": "1"}),
+            **COMMON,
+        ),
+    ),
+    (
         {"instruction": "i", "input": "in", "output": "o", "system": "s", "history": [["q", "a"]]},
         Dialogue(
             messages=({"role": "system", "content": "s"}, user("q"), assistant("a"), user("i\n\nin"), assistant("o")),
@@ -243,7 +256,7 @@ turn = st.dictionaries(
     st.sampled_from(["user", "gpt", "assistant", "function_call", "x", '{"name": "f"}', None, 1, True, []]),
     max_size=4,
 )
-leaves = st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.text(max_size=5)
+leaves = st.none() | st.booleans() | st.sampled_from([-2, -1, 0, 1, 2, 10**400]) | st.floats() | st.text(max_size=5)
 values = leaves | st.lists(leaves | turn | st.lists(st.text(max_size=2), max_size=2), max_size=4) | turn
 
 

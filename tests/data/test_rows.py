@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelworks.core.errors import ConfigError, DataError
 from modelworks.data.collate import Row
 from modelworks.data.rows import PackedRows, PaddedRows, Rows, TokenRows
-from modelworks.data.shards import MemoryDocuments, Shards
+from modelworks.data.shards import MemoryDocuments, Shards, write_shards
+from modelworks.text.tokenizer import Tokenizer
 
 
 def epoch(rows: Rows, number: int = 0) -> list[Row]:
@@ -36,6 +39,7 @@ def test_every_token_is_a_target_once_an_epoch(make_shards: Callable[..., Shards
         assert len(rows) == 10
         assert sorted(int(token) for row in rows for token in row.targets) == sorted(range(200))
         assert all(row.targets[:-1].tolist() == row.input_ids[1:].tolist() for row in rows)
+        assert sorted(target for _, target in learned(rows)) == list(range(1, 200))  # the first follows none
 
 
 def test_epochs_differ_in_order_and_in_cuts(make_shards: Callable[..., Shards]) -> None:
@@ -59,6 +63,28 @@ def test_split_documents_stay_apart(make_shards: Callable[..., Shards]) -> None:
     assert second.documents.tolist() == [1] * 4 + [2] * 8  # it begins in the midst of a document, which counts from 0
     assert second.positions.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7]
     assert second.weights.tolist() == [1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=20), st.integers(1, 10), st.integers(0, 3), st.integers(0, 2))
+def test_split_rows_learn_every_token_that_follows_one_of_its_document(
+    tokenizer: Tokenizer, lengths: list[int], seq_len: int, seed: int, number: int
+) -> None:
+    """Where the rows' length divides the tokens; else those few that an epoch's cuts leave over are missing."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1])
+    if total <= seq_len:
+        return
+    with TemporaryDirectory() as folder:
+        with write_shards(Path(folder, "s"), tokenizer, shard_tokens=15) as writer:
+            for n, end in zip(lengths, ends):
+                writer.add(np.arange(end - n, end))
+        rows = TokenRows(Shards(Path(folder, "s")), seq_len, seed=seed, split_documents=True, window=3)
+        found = learned(epoch(rows, number))
+    possible = {(at, at + 1) for n, end in zip(lengths, ends) for at in range(end - n, end - 1)}
+    assert len(found) == len(set(found))
+    assert set(found) <= possible
+    assert len(found) >= len(possible) - total % seq_len
 
 
 def test_too_few_tokens_are_an_error(make_shards: Callable[..., Shards]) -> None:

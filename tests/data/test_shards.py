@@ -145,8 +145,12 @@ def test_the_digest_is_of_the_content(make_shards: Make) -> None:
     assert MemoryDocuments(one).digest != MemoryDocuments(other).digest
 
 
-def test_another_tokenizer_is_refused(make_shards: Make, tokenizer: Tokenizer, bos_tokenizer: Tokenizer) -> None:
+def test_tokens_of_another_vocabulary_are_refused(
+    make_shards: Make, tokenizer: Tokenizer, bos_tokenizer: Tokenizer
+) -> None:
     shards = make_shards([3])
     shards.require(tokenizer)
+    shards.require(bos_tokenizer)  # it writes BOS, but its ids are the same
+    tokenizer.backend.add_tokens(["more"])
     with pytest.raises(ConfigError, match="another tokenizer"):
-        shards.require(bos_tokenizer)
+        shards.require(tokenizer)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import models
 
 from modelworks.text.tokenizer import Tokenizer
-from modelworks.text.tool_calls import ToolCall, ToolCallParser, native_notation
+from modelworks.text.tool_calls import ToolCall, ToolCallParser, native_notation, told_in_text
 
 F = '{"name": "f", "arguments": {"a": 1}}'
 CALL = f"<tool_call>\n{F}\n</tool_call>"
@@ -120,3 +120,24 @@ def test_text_is_given_out_as_soon_as_it_is_certain() -> None:
 def test_a_template_tells_the_notation(template: str | None, notation: str | None) -> None:
     tokenizer = Tokenizer(tokenizers.Tokenizer(models.BPE({"a": 0}, [])), chat_template=template)
     assert native_notation(tokenizer) == notation
+
+
+def test_tools_are_told_in_text_where_a_template_knows_none() -> None:
+    """Arguments as an object and as its JSON; what a turn counts in the loss stays with it."""
+    called = {"role": "assistant", "content": "", "weight": 0.5}
+    messages = [
+        {"role": "user", "content": "q"},
+        called | {"tool_calls": [{"function": {"name": "f", "arguments": {"x": "é"}}}]},
+        {"role": "tool", "content": "1"},
+        {"role": "tool", "content": "2"},
+        called | {"tool_calls": [{"function": {"name": "f", "arguments": '{"x": "é"}'}}]},
+    ]
+    told = told_in_text(messages, [{"name": "f"}])
+    assert [message["role"] for message in told] == ["system", "user", "assistant", "user", "assistant"]
+    assert '{"name": "f"}' in told[0]["content"]
+    assert told[2] == called | {"content": '<tool_call>\n{"name": "f", "arguments": {"x": "é"}}\n</tool_call>'}
+    assert told[4] == told[2]
+    assert told[3]["content"] == "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>"
+    assert told_in_text(messages, [])[0] == messages[0]
+    system = {"role": "system", "content": "s"}
+    assert told_in_text([system, *messages], [{"name": "f"}])[0]["content"].startswith("s\n\nYou can call")

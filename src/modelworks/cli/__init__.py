@@ -39,6 +39,14 @@ for name, home, summary in (
     ("models", "models:models", "List the models in the cache."),
 ):
     app.command(f"modelworks.cli.{home}", name=name, help=summary)
+data = App(name="data", help="Make training data: tokenise files, look at samples, train a tokenizer.")
+for name, home, summary in (
+    ("tokenize", "data:tokenize", "Turn files of training data into tokens on disk."),
+    ("show", "data:show", "Show what a model learns from the first samples of a file."),
+    ("tokenizer", "data:tokenizer", "Train a tokenizer on files."),
+):
+    data.command(f"modelworks.cli.{home}", name=name, help=summary)
+app.command(data)
 
 
 def main() -> None:

@@ -195,6 +195,13 @@ def _parquet(stream: io.BufferedReader, path: Path) -> Iterator[FileRow]:
             for batch in table.iter_batches(batch_size=256):
                 for value in batch.to_pylist():
                     number += 1
-                    yield FileRow(f"{path}:{number}", value)
+                    yield FileRow(f"{path}:{number}", {key: _without_nulls(item) for key, item in value.items()})
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: damaged or cut short: {str(error).partition(chr(10))[0]}") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    """Parquet has one schema for all rows: what a row's objects lack of it comes as null, and goes again here."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

@@ -7,7 +7,6 @@ than its format needs, that is kept in `extra`.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -40,6 +39,7 @@ _ROLES: Final = {
     "ipython": "tool",
     "reasoning": "thinking",
 }
+_LARGEST: Final = 1e30  # that a float32 holds, with room for sums
 _IGNORED_LABEL: Final = -100  # PyTorch's ignore_index, by which such data marks what is not learned
 _HH_TURN: Final = re.compile(r"\n\n(Human|Assistant):")
 
@@ -64,9 +64,7 @@ def to_sample(row: FileRow, *, columns: Mapping[str, str] | None = None, as_chat
         known = "; ".join(f"{form.name} ({form.needs.replace(' ', ', ').replace('|', ' or ')})" for form in FORMATS)
         raise DataError(f"{row.place}: no known format: its columns are {found}. Known are {known}")
     try:
-        weight = _number("weight", value.pop("weight", 1.0))
-        if weight < 0:
-            raise _Malformed(f"weight is {weight}, less than 0")
+        weight = _weight("weight", value.pop("weight", 1.0))
         # A reader takes out of `value` what it reads; the rest stays there.
         return form.read(value, {"weight": weight, "place": row.place, "extra": value}, as_chat)
     except _Malformed as error:
@@ -83,9 +81,15 @@ def _text(name: str, value: Any) -> str:
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
         raise _Malformed(f"{name} is {value!r}, expected a number")
     return float(value)
+
+
+def _weight(name: str, value: Any) -> float:
+    if (weight := _number(name, value)) < 0:
+        raise _Malformed(f"{name} is {weight}, less than 0")
+    return weight
 
 
 def _label(name: str, value: Any) -> bool:
@@ -124,6 +128,8 @@ def _message(name: str, value: Any) -> Message:
     message["role"] = role
     if "value" in message:
         message["content"] = message.pop("value")
+    if isinstance(call := message.pop("function_call", None), Mapping):  # OpenAI's form before tool_calls
+        message |= {"tool_calls": [{"function": call}], "content": message.get("content", "")}
     if stated == "function_call":
         message["tool_calls"] = _calls(f"{name}: its call", message.pop("content", None))
         message["content"] = ""
@@ -131,23 +137,32 @@ def _message(name: str, value: Any) -> Message:
         raise _Malformed(f"{name}: no content")
     if not isinstance(message.get("content", ""), str | list):
         raise _Malformed(f"{name}: its content is {_kind(message['content'])}, expected a text")
+    if "tool_calls" in message:
+        calls = _list(f"{name}: tool_calls", message["tool_calls"])
+        message["tool_calls"] = [_call(f"{name}: tool_calls[{at}]", call) for at, call in enumerate(calls)]
     if not isinstance(message.get("train", True), bool):
         raise _Malformed(f"{name}: train is {message['train']!r}, expected true or false")
-    if "weight" in message and (weight := _number(f"{name}: weight", message["weight"])) < 0:
-        raise _Malformed(f"{name}: weight is {weight}, less than 0")
+    if "weight" in message:
+        message["weight"] = _weight(f"{name}: weight", message["weight"])
     return message
 
 
 def _calls(name: str, value: Any) -> list[dict[str, Any]]:
     """ShareGPT's function_call, the JSON of one call or of a list of them, as OpenAI's tool_calls."""
     calls = _parsed(name, value)
-    made = []
-    for call in calls if isinstance(calls, list) else [calls]:
-        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-            raise _Malformed(f"{name} has no function name")
-        arguments = call.get("arguments", call.get("parameters", {}))
-        made.append({"type": "function", "function": {"name": call["name"], "arguments": arguments}})
-    return made
+    return [_call(name, {"function": call}) for call in (calls if isinstance(calls, list) else [calls])]
+
+
+def _call(name: str, value: Any) -> dict[str, Any]:
+    """A call in the form of OpenAI's API, its arguments an object."""
+    function = value.get("function") if isinstance(value, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise _Malformed(f"{name} has no function name")
+    arguments = _parsed(f"{name}: arguments", function.get("arguments", function.get("parameters", {})) or {})
+    if not isinstance(arguments, Mapping):
+        raise _Malformed(f"{name}: its arguments are {_kind(arguments)}, expected an object")
+    rest = {key: item for key, item in value.items() if key not in ("type", "function") and item is not None}
+    return {"type": "function", **rest, "function": {"name": function["name"], "arguments": arguments}}
 
 
 def _tools(value: Columns) -> tuple[Mapping[str, Any], ...]:
@@ -226,7 +241,7 @@ def _read_tokens(value: Columns, common: Columns, as_chat: bool) -> Sample:
                 raise _Malformed(f"labels[{at}] is {label!r}, expected {index} as in input_ids, or {_IGNORED_LABEL}")
         weights = [float(label != _IGNORED_LABEL) for label in labels]
     elif "weights" in value:
-        weights = [_number("weights", weight) for weight in _list("weights", value.pop("weights"))]
+        weights = [_weight("weights", weight) for weight in _list("weights", value.pop("weights"))]
     if len(weights) != len(ids):
         raise _Malformed(f"{len(ids)} input_ids and {len(weights)} labels or weights")
     mask = _list("attention_mask", value.pop("attention_mask", [1] * len(ids)))

@@ -108,6 +108,8 @@ class TokenRows:
         (ids, weights), begins = self.shards.span(start, self.seq_len + 1)
         T = self.seq_len
         inputs, targets, weights = ids[:-1], ids[1:], weights[1:]
+        if (seam := (-start - 1) % self.shards.tokens) < T:
+            weights[seam] = 0  # the very first token follows none, though the ring says the last
         if not self.split_documents:
             return Row(inputs, targets, weights, np.ones(T, np.int64), np.arange(T))
         begins[0] = True

@@ -81,6 +81,12 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(f"{tokenizer.backend.to_str()}\n{control}".encode()).hexdigest()
 
 
+def vocabulary_digest(tokenizer: Tokenizer) -> str:
+    """Which token each id is: what a model and its data have to agree on."""
+    vocabulary = sorted(tokenizer.backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
+
+
 def template_digest(tokenizer: Tokenizer) -> str | None:
     """The chat template's SHA-256; None without one."""
     template = tokenizer.chat_template
@@ -105,6 +111,7 @@ class ShardWriter:
             "dtype": self._dtype.str,
             "vocab_size": tokenizer.vocab_size,
             "pad_id": pad_id_of(tokenizer),
+            "vocabulary": vocabulary_digest(tokenizer),
             "tokenizer": tokenizer_digest(tokenizer),
             "template": template_digest(tokenizer),
         }
@@ -231,8 +238,8 @@ class Shards:
         return np.memmap(self.folder / name, dtype, mode="r")
 
     def require(self, tokenizer: Tokenizer) -> None:
-        """Raise ConfigError where the ids are not this tokenizer's."""
-        if self.manifest["tokenizer"] != tokenizer_digest(tokenizer):
+        """Raise ConfigError where the ids stand for other tokens than this tokenizer's."""
+        if self.manifest.get("vocabulary") != vocabulary_digest(tokenizer):
             raise ConfigError(f"{self.folder}: it was tokenised with another tokenizer; tokenise it with this one")
 
     @cached_property

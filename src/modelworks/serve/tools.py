@@ -16,7 +16,7 @@ from modelworks.engine.grammar import Grammar
 from modelworks.serve.errors import ApiError
 from modelworks.serve.fields import Fields, Item, Read
 from modelworks.text.tokenizer import Tokenizer
-from modelworks.text.tool_calls import CLOSE, OPEN, Notation, ToolCallParser, native_notation
+from modelworks.text.tool_calls import CLOSE, OPEN, Notation, ToolCallParser, native_notation, told_in_text
 
 Message = dict[str, Any]
 
@@ -24,14 +24,6 @@ MOST_TOOLS: Final = 128
 _MOST_TOOL_CHARACTERS: Final = 262_144
 _MOST_CALLS: Final = 16  # in one answer; a small model that has to call might never stop
 _CHOICES: Final = ("none", "auto", "required")
-_INSTRUCTIONS: Final = """\
-You can call these functions; each line is one, as a JSON schema:
-{schemas}
-To call one, write its name and arguments as JSON between tags, and nothing else:
-{open}
-{{"name": "the function's name", "arguments": {{}}}}
-{close}
-Several calls follow each other. If no function helps, answer in plain words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +68,7 @@ class Tools:
         tools = [{"type": "function", "function": dict(each)} for each in self.functions]
         if native_notation(tokenizer) is not None:
             return list(messages), tools if self.choice != "none" else None
-        plain = _without_tools(messages)
-        if not self.offered:
-            return plain, None
-        schemas = "\n".join(json.dumps(each, ensure_ascii=False) for each in self.offered)
-        said = _INSTRUCTIONS.format(schemas=schemas, open=OPEN, close=CLOSE)
-        if plain and plain[0]["role"] == "system":
-            plain[0] = {**plain[0], "content": f"{_text(plain[0]['content'])}\n\n{said}"}
-        else:
-            plain.insert(0, {"role": "system", "content": said})
-        return plain, None
+        return told_in_text(messages, self.offered), None
 
 
 NO_TOOLS: Final = Tools(())
@@ -153,35 +136,6 @@ def _read_choice(fields: Fields, names: Sequence[str], *, nested: bool) -> str:
 
 def _notation(tokenizer: Tokenizer) -> Notation:
     return native_notation(tokenizer) or "hermes"
-
-
-def _text(content: Any) -> str:
-    """A message's content, which may come in parts."""
-    return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
-
-
-def _without_tools(messages: Sequence[Message]) -> list[Message]:
-    """Calls and their results as text, for templates that know neither; results that follow each other are one turn."""
-    plain: list[Message] = []
-    for message in messages:
-        if message["role"] == "tool":
-            result = f"<tool_response>\n{_text(message['content'])}\n</tool_response>"
-            if plain and plain[-1].get("results"):
-                plain[-1]["content"] += f"\n{result}"
-            else:
-                plain.append({"role": "user", "content": result, "results": True})
-        elif message.get("tool_calls"):
-            called = [_written(call["function"]) for call in message["tool_calls"]]
-            content = "\n".join(filter(None, [_text(message.get("content")), *called]))
-            plain.append({"role": "assistant", "content": content})
-        else:
-            plain.append(dict(message))
-    return [{key: value for key, value in message.items() if key != "results"} for message in plain]
-
-
-def _written(function: Mapping[str, Any]) -> str:
-    called = {"name": function["name"], "arguments": json.loads(function["arguments"])}
-    return f"{OPEN}\n{json.dumps(called, ensure_ascii=False)}\n{CLOSE}"
 
 
 # --- grammars, in llguidance's Lark -----------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""Messages to token ids and a loss mask: the one renderer of training, evaluation and serving.
+"""Messages to token ids and loss weights: the one renderer of training, evaluation and serving.
 
 The text is what the model's own Jinja template writes, in a sandbox, with the helpers that templates on the Hugging
 Face hub expect. What a message says is text and stays text: the spelling of a control token inside it is rendered as
 private characters, which no template looks at and which are turned back after the template's own control tokens are
-known. The loss mask covers what the model has to produce: each assistant turn's content and the token that ends it.
+known. What counts in a loss is what the model has to produce: each assistant turn's content and the token that ends it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NoReturn
@@ -23,28 +23,29 @@ import jinja2.parser
 import jinja2.runtime
 import jinja2.sandbox
 
-from modelworks.core.errors import ModelworksError
 from modelworks.core.log import warn_once
+from modelworks.text.messages import ChatError as ChatError
+from modelworks.text.messages import Message, adapted, checked, plain, sequence_of, strings, take_weight
 from modelworks.text.tokenizer import Tokenizer
 
-Message = Mapping[str, Any]
 Span = tuple[int, int]
 
 _PRIVATE: Final = range(0x10FFFD, 0xF0000, -1)  # private use planes 16 and 15, from the end nobody starts at
 _GENERATION_TAG: Final = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
-class ChatError(ModelworksError):
-    """Messages are malformed, or the model's chat template does not accept them."""
-
-
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A dialogue as the model reads it; `loss_mask[i]` says that `ids[i]` is the assistant's to produce."""
+    """A dialogue as the model reads it; `weights[i]` is what `ids[i]` counts in a loss, 0 where it is not learned."""
 
     ids: list[int]
-    loss_mask: list[bool]
+    weights: list[float]
     text: str
+
+    @property
+    def loss_mask(self) -> list[bool]:
+        """Whether each token is the assistant's to produce and counts."""
+        return [weight != 0 for weight in self.weights]
 
 
 def render(
@@ -59,120 +60,36 @@ def render(
     A message has a `role` and a `content`: a string, or a list of `{"type": "text", "text": ...}`; an assistant's may
     have `tool_calls`, whose `arguments` are an object or its JSON. `tools` are JSON schemas as OpenAI's API states
     them. BOS is there once if the tokenizer adds one, whether or not the template writes it. With a generation prompt
-    the dialogue is a prompt, in which nothing is the assistant's to produce any more: the mask is all False.
+    the dialogue is a prompt, in which nothing is the assistant's to produce any more: the weights are all 0.
+
+    An assistant's tokens count 1, or its `weight`, or 0 with `train` False; all others 0. A `developer` is a `system`
+    where the template does not know the role. A `thinking` message is the beginning of the assistant's turn after it.
 
     Raises `ChatError` for a tokenizer without a template (set `tokenizer.chat_template`), for a malformed message (by
     its index), and with the template's own words where it refuses a dialogue.
     """
     if tokenizer.chat_template is None:
         raise ChatError("no chat template: set tokenizer.chat_template to a Jinja template, or give the prompt as text")
-    checked = [_checked(index, message) for index, message in enumerate(_sequence(messages))]
-    private = _Private(tokenizer, checked, tools, tokenizer.chat_template)
-    chat = _Chat(tokenizer, private, private.hide(checked), private.hide(_plain(tools)) if tools else None)
+    turns = [checked(index, message) for index, message in enumerate(sequence_of(messages))]
+    counts = [take_weight(index, message) for index, message in enumerate(turns)]
+    turns, counts = adapted(turns, counts, tokenizer.chat_template)
+    private = _Private(tokenizer, turns, tools, tokenizer.chat_template)
+    chat = _Chat(tokenizer, private, private.hide(turns), private.hide(plain(tools)) if tools else None)
 
-    hidden, spans = private.unmark(chat.render(len(checked), add_generation_prompt))
+    hidden, spans = private.unmark(chat.render(len(turns), add_generation_prompt))
     if add_generation_prompt:
         spans = []
     elif not _GENERATION_TAG.search(tokenizer.chat_template):
         spans = chat.assistant_spans(hidden)
     ids, offsets = _encode(tokenizer, private, hidden)
-    mask = [False] * len(ids)
-    for start, end in spans:
+    weights = [0.0] * len(ids)
+    for (start, end), count in zip(spans, _counts_of(spans, turns, counts)):
         covered = _tokens_in(offsets, (private.position(hidden, start), private.position(hidden, end)))
         for index in _through_stop(tokenizer, ids, covered):
-            mask[index] = True
+            weights[index] = count
     if tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
-        ids, mask = [tokenizer.bos_id, *ids], [False, *mask]
-    return Rendered(ids, mask, private.reveal(hidden))
-
-
-# --- messages ---------------------------------------------------------------------------------------------------------
-
-
-def _sequence(messages: Sequence[Message]) -> Sequence[Message]:
-    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
-        raise ChatError(f"messages must be a list of messages, not {type(messages).__name__}")
-    if not messages:
-        raise ChatError("there are no messages to render")
-    return messages
-
-
-def _checked(index: int, message: Message) -> dict[str, Any]:
-    """A copy of a message in the form templates are written for: content a string, arguments objects, no nulls."""
-    where = f"message {index}"
-    if not isinstance(message, Mapping):
-        raise ChatError(f"{where}: expected an object with role and content, not {type(message).__name__}")
-    copy: dict[str, Any] = {key: value for key, value in _plain(message).items() if value is not None}
-    role = copy.get("role")
-    if not isinstance(role, str) or not role:
-        raise ChatError(
-            f"{where}: its role is {role!r}, expected a name such as 'user'" if role else f"{where}: no role"
-        )
-    if "tool_calls" in copy:
-        calls = copy["tool_calls"]
-        if not isinstance(calls, list):
-            raise ChatError(f"{where}: its tool_calls are {type(calls).__name__}, expected a list")
-        copy["tool_calls"] = [_checked_call(f"{where}: tool call {at}", call) for at, call in enumerate(calls)]
-    content = copy.get("content")
-    if isinstance(content, list):
-        copy["content"] = "".join(_text_part(f"{where}: part {at}", part) for at, part in enumerate(content))
-    elif content is None and copy.get("tool_calls"):
-        copy["content"] = ""
-    elif content is None:
-        raise ChatError(f"{where}: no content")
-    elif not isinstance(content, str):
-        raise ChatError(f"{where}: its content is {type(content).__name__}, expected a string")
-    return copy
-
-
-def _text_part(where: str, part: Any) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    raise ChatError(f"{where} of its content is {kind!r}; this model reads text only")
-
-
-def _checked_call(where: str, call: Any) -> dict[str, Any]:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise ChatError(f"{where} has no function name")
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except ValueError as error:
-            raise ChatError(f"{where}: its arguments are not JSON: {error}") from error
-    if not isinstance(arguments, dict):
-        raise ChatError(f"{where}: its arguments are {type(arguments).__name__}, expected an object")
-    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
-
-
-def _plain(value: Any) -> Any:
-    """A copy made of JSON's types alone: templates are foreign code and get no object with methods of its own."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)  # of an enum's member the value, not the name
-    for kind in (int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Iterable):
-        return [_plain(item) for item in value]
-    raise ChatError(f"messages and tools hold JSON's types only, not {type(value).__name__}")
-
-
-def _strings(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield str(key)
-            yield from _strings(item)
-    elif isinstance(value, Iterable):
-        for item in value:
-            yield from _strings(item)
+        ids, weights = [tokenizer.bos_id, *ids], [0.0, *weights]
+    return Rendered(ids, weights, private.reveal(hidden))
 
 
 # --- control tokens in what people wrote ------------------------------------------------------------------------------
@@ -182,7 +99,7 @@ class _Private:
     """Stand-ins of one private character each: for control tokens spelled in messages, and for generation marks."""
 
     def __init__(self, tokenizer: Tokenizer, messages: Any, tools: Any, template: str) -> None:
-        texts = [*_strings(messages), *_strings(tools or ()), template]
+        texts = [*strings(messages), *strings(tools or ()), template]
         taken = {ord(char) for text in texts if not text.isascii() for char in text if ord(char) >= _PRIVATE.stop}
         free = (chr(code) for code in _PRIVATE if code not in taken)
         self.open, self.close = next(free), next(free)
@@ -368,7 +285,20 @@ def _common(left: str, right: str) -> int:
     return next((at for at, (a, b) in enumerate(zip(left, right)) if a != b), min(len(left), len(right)))
 
 
-# --- ids and mask -----------------------------------------------------------------------------------------------------
+def _counts_of(spans: list[Span], messages: list[dict[str, Any]], counts: list[float]) -> list[float]:
+    """What each of the assistant's spans counts, one span a turn."""
+    of_turns = [count for message, count in zip(messages, counts) if message["role"] == "assistant"]
+    if len(of_turns) == len(spans) or not spans:
+        return of_turns
+    if all(count == 1 for count in of_turns):
+        return [1.0] * len(spans)
+    raise ChatError(
+        f"the chat template marks {len(spans)} stretches as the assistant's in {len(of_turns)} turns, so turns cannot "
+        "have weights of their own"
+    )
+
+
+# --- ids and weights --------------------------------------------------------------------------------------------------
 
 
 def _encode(tokenizer: Tokenizer, private: _Private, hidden: str) -> tuple[list[int], list[Span]]:

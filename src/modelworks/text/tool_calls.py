@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -23,6 +23,14 @@ Notation: TypeAlias = Literal["hermes", "json"]
 
 OPEN: Final = "<tool_call>"
 CLOSE: Final = "</tool_call>"
+_INSTRUCTIONS: Final = """\
+You can call these functions; each line is one, as a JSON schema:
+{schemas}
+To call one, write its name and arguments as JSON between tags, and nothing else:
+{open}
+{{"name": "the function's name", "arguments": {{}}}}
+{close}
+Several calls follow each other. If no function helps, answer in plain words."""
 _SPACE: Final = " \t\r\n"
 _TOOLS: Final = re.compile(r"\{[{%](?:(?![%}]\}).)*\btools\b", re.DOTALL)  # the variable, not the word in a text
 
@@ -41,6 +49,49 @@ def native_notation(tokenizer: Tokenizer) -> Notation | None:
     if template is None or not _TOOLS.search(template):
         return None
     return "hermes" if OPEN in template else "json"
+
+
+def told_in_text(messages: Sequence[Mapping[str, Any]], functions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages for a chat template that knows no tools, in the "hermes" notation.
+
+    The functions (`name`, `description`, `parameters`) are told in the system message. Calls and their results are
+    text; results that follow each other are one turn.
+    """
+    plain: list[dict[str, Any]] = []
+    for message in messages:
+        if message["role"] == "tool":
+            result = f"<tool_response>\n{_text(message['content'])}\n</tool_response>"
+            if plain and plain[-1].get("results"):
+                plain[-1]["content"] += f"\n{result}"
+            else:
+                plain.append({"role": "user", "content": result, "results": True})
+        elif message.get("tool_calls"):
+            called = [_written(call["function"]) for call in message["tool_calls"]]
+            content = "\n".join(filter(None, [_text(message.get("content")), *called]))
+            rest = {key: value for key, value in message.items() if key != "tool_calls"}
+            plain.append(rest | {"content": content})
+        else:
+            plain.append(dict(message))
+    plain = [{key: value for key, value in message.items() if key != "results"} for message in plain]
+    if functions:
+        schemas = "\n".join(json.dumps(each, ensure_ascii=False) for each in functions)
+        said = _INSTRUCTIONS.format(schemas=schemas, open=OPEN, close=CLOSE)
+        if plain and plain[0]["role"] in ("system", "developer"):
+            plain[0] = {**plain[0], "content": f"{_text(plain[0]['content'])}\n\n{said}"}
+        else:
+            plain.insert(0, {"role": "system", "content": said})
+    return plain
+
+
+def _text(content: Any) -> str:
+    """A message's content, which may come in parts."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
+
+
+def _written(function: Mapping[str, Any]) -> str:
+    arguments = function.get("arguments", {})
+    called = {"name": function["name"], "arguments": json.loads(arguments) if isinstance(arguments, str) else arguments}
+    return f"{OPEN}\n{json.dumps(called, ensure_ascii=False)}\n{CLOSE}"
 
 
 class ToolCallParser:
