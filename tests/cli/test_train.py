@@ -66,4 +66,4 @@ def test_a_fault_in_a_recipe_is_one_line(run, tmp_path):
 def test_what_is_not_there_is_one_line_and_may_be_tried_again(run, recipe, tmp_path):
     for _ in range(2):
         done = run("train", recipe, 'data.held_out="nowhere"', "--out", tmp_path / "out")
-        done.assert_one_line_error("nowhere: no tokenised data")
+        done.assert_one_line_error("nowhere: no such file or folder")

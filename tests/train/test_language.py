@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
-from modelworks.core.errors import ConfigError
+from modelworks.core.errors import ConfigError, DataError
 from modelworks.data.rows import PackedRows, PaddedRows, TokenRows
 from modelworks.models.llama import Llama
 from modelworks.train.run import read_recipe, run
@@ -72,7 +74,7 @@ def test_a_mixture_draws_from_all_its_parts(recipe_of, workshop):
     [
         (["data.seq_len=65"], "data.seq_len is 65; the model's context has 64"),
         (["data.train={}"], "data.train: missing"),
-        (['data.train={"nowhere" = 1.0}'], "nowhere: no tokenised data"),
+        (['data.train={"nowhere" = 1.0}'], "nowhere: no such file or folder"),
         (["model.ref=starter"], "model: state either ref"),
         (["model.config.model_type=lama"], "unknown architecture"),
         (["model.config.hidden_size=0"], "model.config: hidden_size must be"),
@@ -92,3 +94,24 @@ def test_data_of_another_tokenizer_is_refused(recipe_of, workshop, tmp_path):
     (tmp_path / "tokenizer.json").write_text(text.replace("<|pad|>", "<|fill|>"))
     with pytest.raises(ConfigError, match="it was tokenised with another tokenizer"):
         recipe_of("pretrain", f'model.tokenizer="{tmp_path}"').prepare()
+
+
+def test_files_are_tokenised_once_and_their_answers_alone_are_learned(recipe_of, tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELWORKS_CACHE", str(tmp_path / "cache"))
+    rows = [{"prompt": f"{n} + {n} = ", "completion": str(2 * n)} for n in range(30)]
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"what": "is this"}]))
+    with pytest.raises(DataError, match=r"sums.jsonl:31"):
+        recipe_of("sft", f'data.train={{"{file}" = 1.0}}').prepare()
+    recipe = recipe_of("sft", f'data.train={{"{file}" = 1.0}}', "data.skip_broken=true", "data.epochs=1")
+    for _ in range(2):
+        job = recipe.prepare()
+    learned = [
+        int(target)
+        for batch in job.batches
+        for target, weight in zip(batch["targets"].flatten(), batch["weights"].flatten())
+        if weight
+    ]
+    text = job.model.tokenizer.decode(learned)
+    assert sorted(text) == sorted("".join(str(2 * n) for n in range(30)))
+    assert len(list((tmp_path / "cache" / "tokens").glob("*/manifest.json"))) == 1

@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from modelworks.core.errors import ConfigError
 from modelworks.data.rows import PackedRows, PaddedRows, Rows, TokenRows
-from modelworks.data.shards import Shards
+from modelworks.data.shards import MANIFEST, Shards
 from modelworks.data.stream import Mixture, Stream
+from modelworks.data.tokenize import Options, cached
 from modelworks.engine.generate import complete
 from modelworks.engine.sample import Sampling
 from modelworks.models.base import LanguageModel
@@ -67,9 +69,9 @@ class DataRecipe:
     """Which rows the model is trained on, and which it is measured on."""
 
     train: dict[str, float] = field(default_factory=dict)
-    'Folders of tokenised data, each with its weight in the mixture: `train = {"data/web" = 0.8}`.'
+    'Files, folders of files or of shards, each with its weight in the mixture: `train = {"data/web" = 0.8}`.'
     held_out: str | None = None
-    "A folder of tokenised data whose loss is measured at each evaluation."
+    "Such a file or folder whose loss is measured at each evaluation."
     held_out_batches: int = 16
     "At most so many of its batches."
     seq_len: int = 1024
@@ -80,6 +82,8 @@ class DataRecipe:
     "How often all of the data is read; without end where not given."
     rows: Literal["tokens", "packed", "padded"] | None = None
     "tokens: cut from all texts laid end to end (pretrain's); packed: whole documents side by side (sft's)."
+    skip_broken: bool = False
+    "Pass over rows of files that are broken, instead of ending at the first."
     split_documents: bool = False
     "Of rows of tokens: none attends to another document's."
 
@@ -114,7 +118,7 @@ class LanguageRecipe(RunRecipe):
         if self.data.seq_len > model.context_length:
             raise ConfigError(f"data.seq_len is {self.data.seq_len}; the model's context has {model.context_length}")
         if not self.data.train:
-            raise ConfigError('data.train: missing; name folders of tokenised data, such as train = {"data/web" = 1.0}')
+            raise ConfigError('data.train: missing; name files or folders of data, such as train = {"data/web" = 1.0}')
         shards = {path: self._open(path, model) for path in self.data.train}
         if len(shards) == 1:
             order: Rows | Mixture = self._rows(next(iter(shards.values())), self.seed)
@@ -140,17 +144,25 @@ class LanguageRecipe(RunRecipe):
             parents=() if self.model.ref is None else (self.model.ref,),
         )
 
+    @property
+    def _row_kind(self) -> str:
+        return self.data.rows or ("tokens" if self.kind == "pretrain" else "packed")
+
     def _open(self, path: str, model: LanguageModel) -> Shards:
-        shards = Shards(path)
-        if model.tokenizer is not None:
+        if model.tokenizer is None:
+            raise ConfigError(f"model.ref: {self.model.ref} has no tokenizer")
+        if (Path(path) / MANIFEST).exists():
+            shards = Shards(path)
             shards.require(model.tokenizer)
-        return shards
+            return shards
+        # A document of n ids takes n - 1 places of a row; rows of tokens cut texts of any length themselves.
+        longest = None if self._row_kind == "tokens" else self.data.seq_len + 1
+        return cached(path, model.tokenizer, Options(max_length=longest, skip_broken=self.data.skip_broken))
 
     def _rows(self, shards: Shards, seed: int | None) -> Rows:
-        kind = self.data.rows or ("tokens" if self.kind == "pretrain" else "packed")
-        if kind == "tokens":
+        if self._row_kind == "tokens":
             return TokenRows(shards, self.data.seq_len, seed, self.data.split_documents)
-        if kind == "packed":
+        if self._row_kind == "packed":
             return PackedRows(shards, self.data.seq_len, seed)
         return PaddedRows(shards, seed, bucket=self.data.batch_size)
 
@@ -171,7 +183,7 @@ class _Evaluation:
             found["loss"] = mean_loss(model, batches, self.objective, precision=recipe.precision)
         if recipe.samples.prompts:
             assert isinstance(model, LanguageModel)
-            sampling = Sampling(max_tokens=recipe.samples.max_tokens, temperature=recipe.samples.temperature)
+            sampling = Sampling(max_tokens=recipe.samples.max_tokens, temperature=recipe.samples.temperature, seed=0)
             answers = complete(model, recipe.samples.prompts, sampling)
             found["samples"] = [prompt + answer.text for prompt, answer in zip(recipe.samples.prompts, answers)]
         return found
