@@ -7,11 +7,14 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modelworks.core.errors import ConfigError, Stopped
 from modelworks.scaling.fit import load_fit
+from modelworks.scaling.laws import Chinchilla
 from modelworks.scaling.runs import read_runs
+from modelworks.scaling.sweep import plan_sweep
 from modelworks.train.sweep import CURVES, LAW, RUNS, make_plan, read_sweep, report, sweep
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "sweep.toml"
@@ -91,21 +94,41 @@ def test_the_rows_are_what_was_planned(recipe, finished: Path) -> None:
     assert 0.3 < runs.loss_R.min() < runs.loss_R.max() < 3  # of 5.55 at the start
 
 
-def test_the_report_has_law_exponents_and_prediction(recipe, finished: Path) -> None:
-    found = report(recipe, finished)
-    assert found.law.rows == 9
+@pytest.fixture
+def lawful(tmp_path: Path) -> Path:
+    """A finished sweep of larger models, whose losses are those of a law; the runs of its folder are made up."""
+    law = Chinchilla(1.8, 480.0, 0.34, 2000.0, 0.37)
+    noise = np.random.default_rng(0)
+    lines = ["run,parameters,parameters_without_embeddings,tokens,flops,loss,seconds"]
+    for run in plan_sweep(1e18, vocabulary=8192, context=128):
+        (tmp_path / run.name).mkdir()
+        steps = [{"run": {}}]
+        for part in range(1, 11):
+            loss = float(law.loss(run.parameters, run.tokens * part / 10) * np.exp(noise.normal(0, 0.003)))
+            steps.append({"step": part, "total_tokens": run.tokens * part // 10, "evaluation": {"loss": loss}})
+        (tmp_path / run.name / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)))
+        lines.append(f"{run.name},{run.parameters},1,{run.tokens},{run.flops},{loss},1")
+    (tmp_path / RUNS).write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_the_report_has_law_exponents_and_prediction(recipe, lawful: Path) -> None:
+    found = report(recipe, lawful)
+    assert found.law.rows == 15
     assert set(found.exponents) | set(found.left_out) == {"1", "2", "3"}
+    for approach in ("2", "3"):
+        a, low, high = found.exponents[approach]
+        assert low < a < high
+        assert a == pytest.approx(0.37 / 0.71, abs=0.1)
     (prediction,) = found.predictions
-    assert read_runs(finished / RUNS).N_R.max() == prediction.N
-    assert prediction.interval.low <= prediction.predicted <= prediction.interval.high
-    said = json.loads((finished / "report.json").read_text())
+    assert read_runs(lawful / RUNS).N_R.max() == prediction.N
+    assert prediction.within
+    said = json.loads((lawful / "report.json").read_text())
     assert said["predictions"][0]["reached"] == prediction.reached
-    assert load_fit(finished / LAW).law == found.law.law
-    curves = read_runs(finished / CURVES)
-    assert len(set(curves.run)) == 9
-    assert len(curves) >= 27
-    for picture in ("law.svg", "prediction.svg"):
-        assert (finished / picture).read_text().startswith("<svg")
+    assert load_fit(lawful / LAW).law == found.law.law
+    assert len(read_runs(lawful / CURVES)) == 150
+    for picture in ("law.svg", "isoflop.svg", "prediction.svg"):
+        assert (lawful / picture).read_text().startswith("<svg")
 
 
 def test_hours_are_planned_by_measured_speed(recipe_file: Path, overrides, monkeypatch: pytest.MonkeyPatch) -> None:

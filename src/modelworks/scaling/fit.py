@@ -88,6 +88,8 @@ class Fit(Generic[L_co]):
 
     def to_json(self) -> dict[str, Any]:
         """Six digits of every resample; the law itself in full, since rounded constants allocate wrongly."""
+        # JSON has no infinity, which an exponent that ran off takes its constant to.
+        sound_S = np.isfinite(np.stack([np.asarray(draws) for draws in vars(self.draws).values()])).all(0)
         return {
             "schema": SCHEMA,
             "law": self.law.name,
@@ -98,7 +100,7 @@ class Fit(Generic[L_co]):
             "parameters": self.parameters(),
             "intervals": {name: list(_interval(np.asarray(draws), 0.95)) for name, draws in vars(self.draws).items()},
             "residuals": _rounded(self.residual_R),
-            "draws": {name: _rounded(np.asarray(draws)) for name, draws in vars(self.draws).items()},
+            "draws": {name: _rounded(np.asarray(draws)[sound_S]) for name, draws in vars(self.draws).items()},
         }
 
     @classmethod
@@ -262,6 +264,12 @@ def _fit(
     if not np.isfinite(found.objective_S[best]):
         raise ConfigError("no law of this form comes near these runs")
     theta_P = found.theta_SP[best]
+    with np.errstate(over="ignore"):
+        one = law(theta_P[None])
+    stated = {name: float(value[0]) for name, value in vars(one).items()}
+    if not all(0 < value < float("inf") for value in stated.values()):
+        said = ", ".join(f"{name} {value:.3g}" for name, value in stated.items())
+        raise ConfigError(f"these losses do not fall with size and tokens as by a {one.name} law: it would have {said}")
     R = len(runs)
     count_SR = np.random.default_rng(seed).multinomial(R, np.full(R, 1 / R), size=max(resamples, 1)).astype(np.float64)
     # Where the runs leave several minima, a resample may prefer another than all of them together.
@@ -273,11 +281,10 @@ def _fit(
     ]
     pick_S = np.stack([minima.objective_S for minima in again]).argmin(0)
     draws_SP = np.stack([minima.theta_SP for minima in again])[pick_S, np.arange(len(count_SR))]
-    one = law(theta_P[None])
     with np.errstate(over="ignore"):  # an exponent that runs off takes its constant with it; see Fit.interval
         draws = law(draws_SP)
     return Fit(
-        type(one)(**{name: float(value[0]) for name, value in vars(one).items()}),
+        type(one)(**stated),
         draws,
         curve(theta_P[None])[0][0] - y_R,
         float(found.objective_S[best]),
