@@ -42,6 +42,7 @@ def train(
     quiet
         Print nothing but the folder of the finished model.
     """
+    from modelworks.parallel.ranks import rank
     from modelworks.train.run import read_recipe, run
 
     read = read_recipe(recipe, overrides)
@@ -64,7 +65,8 @@ def train(
             advance(note=f"{loss}{record.tokens_per_second:,.0f} tok/s{mfu}")
 
         model = run(read, folder, resume=resume, tensorboard=tensorboard, watch=watch)
-    print(model)
+    if rank() == 0:
+        print(model)
 
 
 def _told(evaluation: Mapping[str, Any]) -> str:

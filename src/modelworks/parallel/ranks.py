@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.distributed as dist
 from torch import Tensor
 
@@ -22,6 +24,20 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 def max_over_ranks(value: Tensor) -> Tensor:
     """The largest of all ranks' values, on each of them; every rank must ask."""
     return _reduced(value, dist.ReduceOp.MAX)
+
+
+def gather_from_ranks(value: Any) -> list[Any]:
+    """Every rank's value, on each of them; every rank must ask."""
+    found = [value] * world_size()
+    if len(found) > 1:
+        dist.all_gather_object(found, value)
+    return found
+
+
+def wait_for_ranks() -> None:
+    """Return once every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def _reduced(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:

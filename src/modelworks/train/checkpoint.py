@@ -23,6 +23,7 @@ from modelworks.core.config import differences
 from modelworks.core.errors import ConfigError, ModelFileError, TrainingError
 from modelworks.core.lineage import sha256
 from modelworks.core.paths import atomic_folder, read_json
+from modelworks.parallel.ranks import rank
 
 _STATE, _ABOUT, _LOCK = "state.pt", "checkpoint.json", "run.lock"
 _NAME = re.compile(r"step-(\d{8,})")
@@ -31,7 +32,8 @@ _NAME = re.compile(r"step-(\d{8,})")
 class Checkpoints:
     """The checkpoints of one run, of which the last `keep` stay.
 
-    Used as a context: within it the run's folder is locked, and another run in it is refused with a ConfigError.
+    Used as a context: within it the run's folder is locked, and another run in it is refused with a ConfigError. Of
+    several processes the first locks it; only that one saves, and all see the same folder.
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2) -> None:
@@ -41,6 +43,8 @@ class Checkpoints:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
+        if rank() > 0:
+            return self
         try:
             self._lock.acquire()
         except filelock.Timeout:
@@ -111,7 +115,7 @@ class Checkpoints:
             raise TrainingError(
                 f"{path} is of another model: {name} was {was or 'not there'} and is {now or 'not there'}"
             )
-        return torch.load(file, weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _shapes(model: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:

@@ -171,7 +171,7 @@ class _Evaluation:
             found["loss"] = mean_loss(model, batches, self.objective, precision=recipe.precision)
         if recipe.samples.prompts:
             assert isinstance(model, LanguageModel)
-            sampling = Sampling(max_tokens=recipe.samples.max_tokens, temperature=recipe.samples.temperature)
+            sampling = Sampling(max_tokens=recipe.samples.max_tokens, temperature=recipe.samples.temperature, seed=0)
             answers = complete(model, recipe.samples.prompts, sampling)
             found["samples"] = [prompt + answer.text for prompt, answer in zip(recipe.samples.prompts, answers)]
         return found

@@ -32,7 +32,15 @@ from modelworks.data.batch import Batch, BatchStream
 from modelworks.kernels.memory import kept_memory
 from modelworks.models.base import evaluating
 from modelworks.objectives.base import Objective
-from modelworks.parallel.ranks import max_over_ranks, sum_over_ranks, world_size
+from modelworks.parallel.ranks import (
+    gather_from_ranks,
+    max_over_ranks,
+    rank,
+    sum_over_ranks,
+    wait_for_ranks,
+    world_size,
+)
+from modelworks.parallel.shard import load_model_state, load_optimizer_state, shard, spread, whole
 from modelworks.train.checkpoint import Checkpoints, rng_state, set_rng_state
 from modelworks.train.guard import Guard, GuardRecipe
 from modelworks.train.optim import OptimRecipe, make_optimizers
@@ -58,6 +66,8 @@ class TrainRecipe:
     "Compute each layer's activations anew in the backward pass instead of keeping them."
     compile: bool = False
     "Compile each layer."
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    "Of several processes each has the whole model (ddp), or its part of it (fsdp)."
     ema: float = 0.0
     "Average the weights with this decay; what is evaluated and left at the end are the averages. 0: no average."
     seed: int = 0
@@ -138,8 +148,11 @@ def train(
     def save() -> None:
         nonlocal saved_at
         if checkpoints is not None and saved_at != trainer.steps_done:
-            checkpoints.save(trainer.steps_done, trainer.state(), recipe=as_dict(recipe))
+            state = trainer.state()
+            if rank() == 0:
+                checkpoints.save(trainer.steps_done, state, recipe=as_dict(recipe))
             saved_at = trainer.steps_done
+            wait_for_ranks()
 
     with kept_memory(), _prepared(model, recipe), _stop_on_signals() as stops:
         while trainer.steps_done < recipe.steps:
@@ -173,6 +186,12 @@ class Trainer:
         self.steps_done = 0
         self.rollbacks = 0
         self.guard = Guard(recipe.guard)
+        if world_size() > 1:
+            if recipe.optim.name == "adamw8bit":
+                raise ConfigError(
+                    "optim.name: adamw8bit keeps its states in blocks, which several processes cannot share"
+                )
+            shard(model, repeated_layers(model), recipe.parallel)
         self.optimizers = make_optimizers(model, recipe.optim)
         self._parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self._device = self._parameters[0].device
@@ -238,7 +257,7 @@ class Trainer:
     def _clip(self) -> float:
         """The gradient's norm, and no longer gradient than the recipe has it."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = whole(nn.utils.get_total_norm(gradients))
         if self.recipe.clip:
             nn.utils.clip_grads_with_norm_(self._parameters, self.recipe.clip, norm)
         return float(norm)
@@ -256,10 +275,11 @@ class Trainer:
             self._swap_average()
 
     def _swap_average(self) -> None:
-        for parameter, average in zip(self._parameters, self._average):
-            kept = parameter.detach().clone()
-            parameter.data.copy_(average)
-            average.copy_(kept)
+        with torch.no_grad():
+            for parameter, average in zip(self._parameters, self._average):
+                kept = parameter.clone()
+                parameter.copy_(average)
+                average.copy_(kept)
 
     def ask(self, evaluate: Evaluate) -> Mapping[str, Any]:
         """What `evaluate` says of the model (of its averaged weights) in evaluation mode, training undisturbed."""
@@ -275,15 +295,15 @@ class Trainer:
             set_rng_state(drawn)
 
     def state(self) -> dict[str, Any]:
-        """All that a run needs to go on; tensors are those of the run itself."""
+        """All that a run on any number of ranks needs to go on; tensors are whole, and may be those of the run."""
         return {
             "step": self.steps_done,
             "rollbacks": self.rollbacks,
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "average": self._average,
+            "model": whole(self.model.state_dict()),
+            "optimizers": [whole(optimizer.state_dict()) for optimizer in self.optimizers],
+            "average": whole(self._average),
             "guard": self.guard.state(),
-            "rng": rng_state(),
+            "rng": gather_from_ranks(rng_state()),
             "data": self._stream.state(),
         }
 
@@ -296,13 +316,14 @@ class Trainer:
 
     def _restore_weights(self, state: Mapping[str, Any]) -> None:
         self.steps_done = state["step"]
-        self.model.load_state_dict(state["model"])
+        load_model_state(self.model, state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            load_optimizer_state(optimizer, saved)
         for average, saved in zip(self._average, state["average"], strict=True):
-            average.copy_(saved)
+            average.copy_(spread(saved, average))
         self.guard.restore(state["guard"])
-        set_rng_state(state["rng"])
+        # With other ranks than before nobody can draw what would have been drawn.
+        set_rng_state(state["rng"][rank() % len(state["rng"])])
 
     def go_back(self, checkpoints: Checkpoints | None, reason: str | None) -> None:
         """Take the weights of the last checkpoint and other data than led astray (Chowdhery et al. 2022, section 5.1).
@@ -335,7 +356,7 @@ def mean_loss(
         for batch in batches:
             moved = {name: tensor.to(device) for name, tensor in batch.items()}
             weight = objective.weight(moved)
-            if weight:
+            if weight or world_size() > 1:  # of several ranks each has to take part
                 sums += torch.stack([objective(model, moved)[0].double(), weight.double()])
     total, count = sum_over_ranks(sums).tolist()
     return total / count if count else math.nan

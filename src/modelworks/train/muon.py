@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from modelworks.parallel.shard import spread, whole
+
 # A quintic that takes singular values from (0, 1] to about 1: steep at 0, and only near 1 at the end (Jordan 2024).
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -60,9 +62,10 @@ class Muon(Optimizer):
                 state["momentum"].lerp_(parameter.grad, 1 - mu)
                 alike[parameter.shape[-2:]].append((parameter, parameter.grad.lerp(state["momentum"], mu)))
             for (rows, columns), pairs in alike.items():  # one batched product for all of a shape
-                stacked_BRC = torch.cat([update.reshape(-1, rows, columns) for _, update in pairs])
+                # A matrix is made orthogonal as a whole, where its parts are on several ranks by each of them.
+                stacked_BRC = torch.cat([whole(update).reshape(-1, rows, columns) for _, update in pairs])
                 updates_BRC = orthogonalise(stacked_BRC) * (0.2 * max(rows, columns) ** 0.5)
                 sizes = [update.numel() // (rows * columns) for _, update in pairs]
                 for (parameter, _), update in zip(pairs, updates_BRC.split(sizes)):
                     parameter.mul_(1 - lr * group["weight_decay"])
-                    parameter.sub_(update.view_as(parameter), alpha=lr)
+                    parameter.sub_(spread(update.view(parameter.shape), parameter), alpha=lr)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from modelworks.core.errors import ConfigError
 from modelworks.core.lineage import Lineage
 from modelworks.data.batch import BatchStream
 from modelworks.models.base import Pretrained
+from modelworks.models.registry import architecture_of
 from modelworks.models.save import save
 from modelworks.objectives.base import Objective
+from modelworks.parallel.ranks import rank, wait_for_ranks, world_size
+from modelworks.parallel.shard import joined, whole
 from modelworks.scaling.machine import matmul_peak
 from modelworks.scaling.plan import flops_per_token
 from modelworks.train.checkpoint import Checkpoints, seed_everything
@@ -91,36 +95,53 @@ def run(
 ) -> Path:
     """Train by a recipe in a folder, and return that of the finished model.
 
-    `watch` is told of every step. Raises ConfigError for a folder with a run in it, unless it is to be resumed, or
-    where another is at work, and what `train` raises.
+    Under torchrun all processes train together; the first of them writes, and tells `watch` of every step. Raises
+    ConfigError for a folder with a run in it, unless it is to be resumed, or where another is at work, and what `train`
+    raises.
     """
     home = Path(folder)
-    with Checkpoints(home, keep=recipe.keep) as checkpoints:
+    with joined(), Checkpoints(home, keep=recipe.keep) as checkpoints, ExitStack() as stack:
         if not resume and (home / METRICS).exists():
             raise ConfigError(f"{home}: there is a run already; go on with --resume, or name another folder with --out")
+        wait_for_ranks()  # before any of them writes there
         seed_everything(recipe.seed)
         job = recipe.prepare()
+        if rank() > 0:
+            seed_everything(recipe.seed + rank())  # the same weights, but other dropout
         if not recipe.steps:
             if job.steps is None:
                 raise ConfigError("steps is 0, but the data has no end; state steps or data.epochs")
             recipe = replace(recipe, steps=job.steps)
-        (home / RECIPE).write_text(to_toml(recipe), encoding="utf-8")
+        _, family = architecture_of(job.model)
         about = _about(job, recipe)
-        done = max(checkpoints.steps(), default=0)
+        recorder: Recorder | None = None
+        if rank() == 0:
+            (home / RECIPE).write_text(to_toml(recipe), encoding="utf-8")
+            done = max(checkpoints.steps(), default=0)
+            recorder = stack.enter_context(Recorder(home, about, steps_done=done, tensorboard=tensorboard))
         last: Record | None = None
-        with Recorder(home, about, steps_done=done, tensorboard=tensorboard) as recorder:
-            for step in train(
-                job.model,
-                job.batches,
-                job.objective,
-                recipe,
-                evaluate=job.evaluate,
-                checkpoints=checkpoints,
-                resume=resume,
-            ):
+        for step in train(
+            job.model,
+            job.batches,
+            job.objective,
+            recipe,
+            evaluate=job.evaluate,
+            checkpoints=checkpoints,
+            resume=resume,
+        ):
+            if recorder is not None:
                 last = recorder.add(step)
                 watch(last)
-        return save(job.model, home / MODEL, lineage=_lineage(job, recipe, last))
+        model = job.model
+        if world_size() > 1:
+            weights = whole(job.model.state_dict())
+            model = family.build(job.model.config)
+            model.load_state_dict(weights)
+            model.tokenizer, model.generation_defaults = job.model.tokenizer, job.model.generation_defaults
+        if rank() == 0:
+            save(model, home / MODEL, lineage=_lineage(job, recipe, last))
+        wait_for_ranks()
+        return home / MODEL
 
 
 def _about(job: Job, recipe: RunRecipe) -> dict[str, Any]:
