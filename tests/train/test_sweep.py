@@ -27,6 +27,7 @@ def overrides(workshop: Path):
         return (
             f"flops={FLOPS}",
             "sizes=3",
+            "step=1.6",
             "tokens_per_parameter=0.05",
             "evaluations=3",
             f'run.model.tokenizer="{workshop}/tokenizer"',
