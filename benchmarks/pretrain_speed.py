@@ -24,7 +24,8 @@ import torch
 
 from modelworks.kernels.native import threads as all_threads
 from modelworks.models.gpt2 import GPT2, GPT2Config
-from modelworks.train.speed import flops_per_token, matmul_peak
+from modelworks.scaling.machine import matmul_peak
+from modelworks.scaling.plan import flops_per_token
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(__file__).parent / "peers" / "pretrain.py"

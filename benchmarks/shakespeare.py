@@ -27,11 +27,11 @@ from modelworks.data.batch import Batch
 from modelworks.models.gpt2 import GPT2, GPT2Config
 from modelworks.models.llama import Llama, LlamaConfig
 from modelworks.objectives.causal_lm import CausalLM
+from modelworks.scaling.plan import flops_per_token
 from modelworks.train.checkpoint import seed_everything
 from modelworks.train.loop import TrainRecipe, mean_loss, train
 from modelworks.train.optim import OptimRecipe
 from modelworks.train.schedule import ScheduleRecipe
-from modelworks.train.speed import flops_per_token
 
 TEXT = Path(__file__).parents[2] / "shared" / "data" / "text" / "tinyshakespeare.txt"
 CONTEXT, ROWS, BAR = 64, 12, 1.88

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
 from modelworks.scaling.plan import build, size_of
+from modelworks.text.tokenizer import Tokenizer
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 LLAMA = {
     "model_type": "llama",
@@ -53,6 +59,24 @@ def test_a_model_is_counted_from_its_config(run, tmp_path: Path) -> None:
     shown = run("plan", "--model", tmp_path, "--tokens", "1e6", "--unique", "1e5", "--peak", "1e10").out
     assert f"{size_of(build(LLAMA)).total:,}" in shown
     assert "10.0 epochs" in shown
+
+
+def test_a_recipe_says_how_its_model_is_trained(run, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    shutil.copy(RECIPES / "pretrain.toml", tmp_path / "pretrain.toml")
+    text = (tmp_path / "pretrain.toml").read_text().replace('"starter"', f'"{tmp_path}/tokenizer"')
+    (tmp_path / "pretrain.toml").write_text(text)
+    byte_tokenizer().save(tmp_path / "tokenizer")
+    said = json.loads(run("plan", "--model", tmp_path / "pretrain.toml", "--peak", "1e12", "--json").out)
+    assert said["takes"]["tokens"] == 20_000 * 4 * 8 * 512
+    assert (said["takes"]["context"], said["takes"]["batch"], said["takes"]["dtype"]) == (512, 8, "bfloat16")
+    assert said["parameters"]["embeddings"] == 258 * 384
+
+
+def byte_tokenizer() -> Tokenizer:
+    control = ["<|endoftext|>", "<|pad|>"]
+    vocabulary = {token: at for at, token in enumerate([*control, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    return Tokenizer(tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[])), eos_id=0, pad_id=1)
 
 
 def test_known_models_are_judged_by_both_laws(run) -> None:

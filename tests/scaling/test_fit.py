@@ -135,6 +135,21 @@ def test_too_little_is_refused() -> None:
         fit_kaplan(one_size)
 
 
+def test_losses_that_rise_with_size_are_no_law() -> None:
+    runs = grid(LAW)
+    rising = make_runs(runs.N_R, runs.D_R, runs.loss_R.mean() * (runs.N_R / 1e7) ** 0.05)
+    with pytest.raises(ConfigError, match="do not fall with size and tokens as by a chinchilla law"):
+        fit_chinchilla(rising, resamples=1)
+
+
+def test_a_resample_that_says_nothing_is_left_out() -> None:
+    fit = fit_chinchilla(grid(LAW, noise=0.01), resamples=40)
+    low, high = fit.interval(lambda law: np.where(np.arange(40) < 10, np.nan, 1.0))
+    assert low == high == 1
+    with pytest.raises(ConfigError, match="30 of 40 resamples give no value"):
+        fit.interval(lambda law: np.where(np.arange(40) < 30, np.inf, 1.0))
+
+
 def test_a_saved_law_is_the_same(fitted: Fit[Chinchilla], tmp_path) -> None:
     save_fit(fitted, tmp_path / "law.json")
     again = load_fit(tmp_path / "law.json")

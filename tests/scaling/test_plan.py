@@ -128,6 +128,10 @@ def test_activations_are_what_autograd_keeps(config: dict[str, Any]) -> None:
     assert memory.checkpointed < memory.activations / 2
 
 
+def test_a_model_of_no_language_has_its_products_alone() -> None:
+    assert flops_per_token(torch.nn.Linear(8, 4), 16) == 6 * 32
+
+
 def test_memory_of_states() -> None:
     model = build(CONFIGS["llama, tied"])
     size = size_of(model)

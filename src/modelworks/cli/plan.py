@@ -66,7 +66,8 @@ def make_plan(
     flops
         A budget in FLOPs.
     model
-        A model's folder, its config.json, a .gguf file, hf:org/name, pypi:package or starter.
+        A model's folder, its config.json, a .gguf file, hf:org/name, pypi:package or starter; or a recipe for
+        `modelworks train`, whose context, batch, optimiser, precision and tokens are then taken.
     preset
         gpt-3, gopher, chinchilla, palm, llama-7b and others, or all.
     tokens
@@ -196,7 +197,11 @@ def _plan_model(
     from modelworks.scaling.budget import judge, loss_of_repeated
     from modelworks.scaling.plan import size_of
 
-    model = _outline(ref)
+    if ref.endswith(".toml"):
+        model, said = _of_recipe(Path(ref))
+        machine, tokens = machine | said, tokens or said["tokens"]
+    else:
+        model = _outline(ref)
     size = size_of(model)
     value: dict[str, Any] = {"model": ref, "parameters": asdict(size)}
     machine = _with_peak(machine | {"context": min(machine["context"], model.context_length)})
@@ -239,6 +244,28 @@ def _outline(ref: str) -> LanguageModel:
     if path.suffix == ".json" and path.is_file():
         return build(read_json(path))
     return load(ref, device="meta", kind=LanguageModel)
+
+
+def _of_recipe(path: Path) -> tuple[LanguageModel, dict[str, Any]]:
+    """The model of a recipe without memory, and what the recipe says of its training."""
+    import torch
+
+    from modelworks.train.language import LanguageRecipe
+    from modelworks.train.run import read_recipe
+
+    recipe = read_recipe(path)
+    if not isinstance(recipe, LanguageRecipe):
+        raise ConfigError(f"{path}: plans are for language models, and it is a recipe for {recipe.kind}")
+    with torch.device("meta"):
+        model = recipe.model.build()
+    rows = recipe.data.batch_size * recipe.data.seq_len
+    return model, {
+        "context": recipe.data.seq_len,
+        "batch": recipe.data.batch_size,
+        "optimizer": recipe.optim.name,
+        "dtype": "bfloat16" if recipe.precision == "bf16" else "float32",
+        "tokens": recipe.steps * recipe.accumulate * rows or None,
+    }
 
 
 def _with_peak(machine: dict[str, Any]) -> dict[str, Any]:

@@ -56,8 +56,13 @@ class Fit(Generic[L_co]):
     """The least and the most FLOPs of a run that was fitted; beyond them a law is extrapolated."""
 
     def interval(self, quantity: Callable[[L_co], Value], *, level: float = 0.95) -> Interval:
-        """Of anything that the law says: the quantiles of what its resamples say of it."""
-        return _interval(np.asarray(quantity(self.draws)), level)
+        """Of anything that the law says: the quantiles of what its resamples say of it.
+
+        A resample of which it cannot be said (of an exponent that came out as 0, there is no optimum) is left out.
+        Raises ConfigError where that is so of more than half.
+        """
+        with np.errstate(all="ignore"):
+            return _interval(np.asarray(quantity(self.draws)), level)
 
     def far(self) -> int:
         """How many rows lie far from the law: `FAR` times the median distance."""
@@ -74,7 +79,8 @@ class Fit(Generic[L_co]):
         """
         if isinstance(self.draws, Frontier | PowerLaw):
             raise ValueError(f"{self.law.name} predicts no loss of a size and its tokens")
-        loss_S = np.asarray(self.draws.loss(N, D))
+        with np.errstate(all="ignore"):
+            loss_S = np.asarray(self.draws.loss(N, D))
         # Residuals of the rows that were fitted are smaller than those of a row that was not.
         spread = np.sqrt(self.rows / max(self.rows - len(vars(self.law)), 1))
         noise_S = np.random.default_rng(seed).choice(self.residual_R * spread, len(loss_S))
@@ -82,6 +88,8 @@ class Fit(Generic[L_co]):
 
     def to_json(self) -> dict[str, Any]:
         """Six digits of every resample; the law itself in full, since rounded constants allocate wrongly."""
+        # JSON has no infinity, which an exponent that ran off takes its constant to.
+        sound_S = np.isfinite(np.stack([np.asarray(draws) for draws in vars(self.draws).values()])).all(0)
         return {
             "schema": SCHEMA,
             "law": self.law.name,
@@ -92,7 +100,7 @@ class Fit(Generic[L_co]):
             "parameters": self.parameters(),
             "intervals": {name: list(_interval(np.asarray(draws), 0.95)) for name, draws in vars(self.draws).items()},
             "residuals": _rounded(self.residual_R),
-            "draws": {name: _rounded(np.asarray(draws)) for name, draws in vars(self.draws).items()},
+            "draws": {name: _rounded(np.asarray(draws)[sound_S]) for name, draws in vars(self.draws).items()},
         }
 
     @classmethod
@@ -130,6 +138,13 @@ def save_fit(fit: Fit[Any], path: Path) -> None:
 
 
 def _interval(value_S: Array, level: float) -> Interval:
+    finite_S = value_S[np.isfinite(value_S)]
+    if len(finite_S) < len(value_S) / 2:
+        raise ConfigError(
+            f"the runs leave too much open: {len(value_S) - len(finite_S)} of {len(value_S)} resamples give no value; "
+            "they must differ more in size and in tokens, or there must be more of them"
+        )
+    value_S = finite_S
     low, high = np.quantile(value_S, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
@@ -249,6 +264,12 @@ def _fit(
     if not np.isfinite(found.objective_S[best]):
         raise ConfigError("no law of this form comes near these runs")
     theta_P = found.theta_SP[best]
+    with np.errstate(over="ignore"):
+        one = law(theta_P[None])
+    stated = {name: float(value[0]) for name, value in vars(one).items()}
+    if not all(0 < value < float("inf") for value in stated.values()):
+        said = ", ".join(f"{name} {value:.3g}" for name, value in stated.items())
+        raise ConfigError(f"these losses do not fall with size and tokens as by a {one.name} law: it would have {said}")
     R = len(runs)
     count_SR = np.random.default_rng(seed).multinomial(R, np.full(R, 1 / R), size=max(resamples, 1)).astype(np.float64)
     # Where the runs leave several minima, a resample may prefer another than all of them together.
@@ -260,10 +281,11 @@ def _fit(
     ]
     pick_S = np.stack([minima.objective_S for minima in again]).argmin(0)
     draws_SP = np.stack([minima.theta_SP for minima in again])[pick_S, np.arange(len(count_SR))]
-    one = law(theta_P[None])
+    with np.errstate(over="ignore"):  # an exponent that runs off takes its constant with it; see Fit.interval
+        draws = law(draws_SP)
     return Fit(
-        type(one)(**{name: float(value[0]) for name, value in vars(one).items()}),
-        law(draws_SP),
+        type(one)(**stated),
+        draws,
         curve(theta_P[None])[0][0] - y_R,
         float(found.objective_S[best]),
         runs.counting,

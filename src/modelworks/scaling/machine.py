@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import torch
@@ -10,8 +11,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SIDE, _REPEATS = 2048, 4
 
 
+@functools.cache
 def matmul_peak(dtype: torch.dtype, device: str | torch.device = "cpu") -> float:
-    """FLOPs a second of a product of two large square matrices, the best of a few; about a second on two cores."""
+    """FLOPs a second of a product of two large square matrices, the best of a few.
+
+    Measured once a process; about a second on two cores.
+    """
     left, right = (torch.randn(_SIDE, _SIDE, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(_REPEATS + 1):  # the first builds the kernel

@@ -65,34 +65,35 @@ def size_of(model: LanguageModel) -> Size:
     return Size(total, embeddings, round(total - idle), round(matrices))
 
 
-def _shares(model: LanguageModel) -> Iterator[tuple[nn.Parameter, float]]:
-    """Each parameter with the part of it that a token meets: of routed experts those that it is sent to."""
-    config = model.config
-    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
-    share = config.num_experts_per_tok / experts if experts else 1.0
-    for name, parameter in model.named_parameters():
-        yield parameter, share if ".experts." in name else 1.0
+def _shares(model: nn.Module) -> Iterator[tuple[nn.Parameter, float]]:
+    """Each parameter with the part of it that a token meets: of stacked experts those that it is sent to."""
+    routed = getattr(getattr(model, "config", None), "num_experts_per_tok", None)
+    for parameter in model.parameters():
+        yield parameter, routed / len(parameter) if routed and parameter.dim() == 3 else 1.0
 
 
-def flops_per_token(model: LanguageModel, context: int) -> float:
+def flops_per_token(model: nn.Module, context: int) -> float:
     """Forward and backward: 6 for each weight that a token is multiplied with, and 12 for width and key that it sees.
 
-    4 for a weight that is not trained. The width is heads times head size, in each layer. In causal attention a token
-    sees half the context on average; a sliding layer sees no more than its window. Forward alone is a third, where all
-    is trained. Chowdhery et al. 2022, appendix B, which counts the other half of the attention, too.
+    4 for a weight that is not trained. The width is heads times head size, in each layer of a language model; for
+    others attention is left out. In causal attention a token sees half the context on average; a sliding layer sees no
+    more than its window. Forward alone is a third, where all is trained.
     """
-    config = model.config
     looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    looked_up.discard(id(model.output_embedding()))
+    if isinstance(model, LanguageModel):
+        looked_up.discard(id(model.output_embedding()))
     total = sum(
         parameter.numel() * share * (6 if parameter.requires_grad else 4)
         for parameter, share in _shares(model)
         if parameter.dim() >= 2 and id(parameter) not in looked_up
     )
+    if not isinstance(model, LanguageModel):
+        return float(total)
+    config = model.config
     width = getattr(config, "n_embd", None) or config.num_attention_heads * config.head_dim
     kinds: Iterable[str] = getattr(config, "layer_types", None) or ("full_attention",) * config.num_hidden_layers
     window = min(getattr(config, "sliding_window", None) or context, context)
-    seen = {"full_attention": context / 2, "sliding_attention": window * (1 - window / (2 * context))}
+    seen = {"full_attention": context / 2, "sliding_attention": window * (1 - window / (2 * max(context, 1)))}
     return float(total + sum(12 * width * seen[kind] for kind in kinds))
 
 

@@ -28,10 +28,11 @@ from modelworks.models.save import save
 from modelworks.objectives.base import Objective
 from modelworks.parallel.ranks import rank, wait_for_ranks, world_size
 from modelworks.parallel.shard import joined, whole
+from modelworks.scaling.machine import matmul_peak
+from modelworks.scaling.plan import flops_per_token
 from modelworks.train.checkpoint import Checkpoints, seed_everything
 from modelworks.train.loop import Evaluate, TrainRecipe, train
 from modelworks.train.record import METRICS, Record, Recorder
-from modelworks.train.speed import flops_per_token, matmul_peak
 
 RECIPE, MODEL = "recipe.toml", "model"
 
