@@ -33,6 +33,7 @@ for name, home, summary in (
     ("chat", "generate:chat", "Talk to a local model."),
     ("generate", "generate:generate", "Continue a prompt with a local model."),
     ("serve", "serve:serve", "Serve a model and a folder of documents over HTTP, with a web page."),
+    ("train", "train:train", "Train a model by a recipe: pre-training, fine-tuning."),
     ("bench", "bench:bench", "Measure a model's speed and memory, beside llama.cpp and transformers."),
     ("pull", "models:pull", "Fetch models into the cache."),
     ("models", "models:models", "List the models in the cache."),
