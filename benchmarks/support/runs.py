@@ -48,7 +48,11 @@ def train_quietly(
         if step.step % every == 0:
             numbers = ", ".join(f"{key} {value:.3f}" for key, value in step.metrics.items())
             seconds = time.monotonic() - began
-            console().print(f"{name}: step {step.step} of {recipe.steps}, {seconds:.0f} s, {numbers}", highlight=False)
+            console().print(
+                f"{name}: step {step.step} of {recipe.steps}, {seconds:.0f} s, {numbers}",
+                highlight=False,
+                soft_wrap=True,
+            )
     return {"tokens": tokens, "seconds": round(time.monotonic() - began, 1)}
 
 
