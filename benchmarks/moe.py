@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=700, help=f"of {ROWS * SEQ_LEN} tokens")
     parser.add_argument("--family", choices=MIXTURES, default="qwen3_moe")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--work", type=Path, default=cache_dir() / "benchmarks" / "moe")
     options = parser.parse_args()
