@@ -4,10 +4,20 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from modelworks.core.errors import ConfigError
 from modelworks.models.blocks.experts import Call, Router, Routing
 from modelworks.models.llama import Llama, LlamaConfig
 from modelworks.models.moe import MoE, MoEConfig
-from modelworks.objectives.balance import Balanced, balance_loss, bars, choices, expert_load, max_load
+from modelworks.objectives.balance import (
+    Balanced,
+    BalanceRecipe,
+    balance_loss,
+    balanced,
+    bars,
+    choices,
+    expert_load,
+    max_load,
+)
 from modelworks.objectives.base import Ratio
 from modelworks.objectives.causal_lm import CausalLM
 from modelworks.train.loop import TrainRecipe, train
@@ -80,7 +90,7 @@ def test_even_load_costs_one_and_collapse_the_number_of_experts(scope):
 def test_what_is_added_is_its_definition():
     model, data = made(), batch()
     plain, _ = Likelihood()(model, data)
-    loss, metrics = Balanced(Likelihood(), balance=0.3, z=0.2)(model, data)
+    loss, metrics = Balanced(Likelihood(), BalanceRecipe(loss=0.3, z_loss=0.2))(model, data)
     expected = torch.zeros(())
     routers = [model.model.layers[0].mlp.gate, model.model.layers[2].mlp.gate]
     seen: dict[int, torch.Tensor] = {}
@@ -111,11 +121,11 @@ def test_what_is_added_is_its_definition():
 @pytest.mark.parametrize("config", [QWEN, DOTS])
 def test_one_batch_is_four_micro_batches(config):
     model, data = made(config), batch()
-    objective = Balanced(Likelihood(), balance=0.5, z=0.1)
+    objective = Balanced(Likelihood(), BalanceRecipe(loss=0.5, z_loss=0.1))
     whole = objective(model, data)[0] / objective.weight(data)
     load = objective._counts_LE
     parts = [{name: tensor[at : at + 1] for name, tensor in data.items()} for at in range(4)]
-    objective = Balanced(Likelihood(), balance=0.5, z=0.1)
+    objective = Balanced(Likelihood(), BalanceRecipe(loss=0.5, z_loss=0.1))
     cut = sum(objective(model, part)[0] for part in parts) / sum(objective.weight(part) for part in parts)
     torch.testing.assert_close(cut, whole)
     assert torch.equal(objective._counts_LE, load)
@@ -124,7 +134,7 @@ def test_one_batch_is_four_micro_batches(config):
 
 
 def test_activation_checkpointing_changes_nothing():
-    model, data, objective = made(), batch(), Balanced(Likelihood(), balance=0.5, z=0.1)
+    model, data, objective = made(), batch(), Balanced(Likelihood(), BalanceRecipe(loss=0.5, z_loss=0.1))
     plain = gradients(objective(model, data)[0], model)
     counted = objective._counts_LE
     objective._counts_LE = None
@@ -148,7 +158,7 @@ def test_the_balance_loss_evens_the_load():
     data["weights"].fill_(1)
     before = max_load(expert_load(model, [data]))
     optimizer = torch.optim.Adam([p for n, p in model.named_parameters() if "mlp.gate" in n], lr=0.02)
-    objective = Balanced(Likelihood(), balance=1.0, scope="batch")
+    objective = Balanced(Likelihood(), BalanceRecipe(loss=1.0, scope="batch"))
     for _ in range(30):
         optimizer.zero_grad()
         (objective(model, data)[0] / objective.weight(data)).backward()
@@ -160,7 +170,7 @@ def test_biases_even_the_load_without_a_loss():
     """Wang et al. 2024, algorithm 1: b += u sign(mean - load), over a whole step's micro-batches."""
     model, data = made(DOTS), batch(8, 16)
     data["attention_mask"].fill_(1)
-    objective = Balanced(Likelihood(), balance=0, z=0, bias_rate=0.01)
+    objective = Balanced(Likelihood(), BalanceRecipe(loss=0, z_loss=0, bias_rate=0.01))
     routers = [module for module in model.modules() if isinstance(module, Router)]
     for router in routers:
         router.e_score_correction_bias.copy_(torch.tensor([0.4, 0.1, -0.1, -0.4]))
@@ -198,8 +208,10 @@ def test_choices_add_over_calls():
     assert choices(calls).tolist() == [[12.0, 0.0, 6.0]]
 
 
-def test_a_model_without_experts_is_an_error():
-    config = LlamaConfig.from_hf({**SIZES, "model_type": "llama"})
+def test_only_a_model_with_experts_is_balanced():
+    config, objective = LlamaConfig.from_hf({**SIZES, "model_type": "llama"}), Likelihood()
+    assert balanced(objective, Llama(config), BalanceRecipe()) is objective
+    assert balanced(objective, made(), BalanceRecipe()) == Balanced(objective)
     with pytest.raises(ValueError, match="Llama has no experts"):
         Balanced(Likelihood())(Llama(config), batch())
 
@@ -225,7 +237,7 @@ def test_the_loop_balances_alike_however_a_step_is_cut(recompute):
     parts = [{name: tensor[at : at + 1] for name, tensor in data.items()} for at in range(4)]
     trained = []
     for batches, accumulate in (([data] * 2, 1), (parts * 2, 4)):
-        model, objective = made(DOTS), Balanced(CausalLM(), balance=0.5, z=0.1, bias_rate=0.05)
+        model, objective = made(DOTS), Balanced(CausalLM(), BalanceRecipe(loss=0.5, z_loss=0.1, bias_rate=0.05))
         recipe = TrainRecipe(
             steps=2, accumulate=accumulate, recompute=recompute, schedule=ScheduleRecipe(name="constant"),
             optim=OptimRecipe(lr=1e-2, eps=1e-2),
@@ -237,3 +249,8 @@ def test_the_loop_balances_alike_however_a_step_is_cut(recompute):
     assert any(bias.any() for name, bias in trained[0].items() if name.endswith("e_score_correction_bias"))
     for name, tensor in trained[0].items():
         torch.testing.assert_close(trained[1][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_negative_setting_is_refused():
+    with pytest.raises(ConfigError, match="z_loss must be 0 or more, got -1"):
+        BalanceRecipe(z_loss=-1)

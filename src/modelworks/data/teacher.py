@@ -60,7 +60,8 @@ class TeacherCache:
         keys = [_row_key(batch, row) for row in range(len(batch["input_ids"]))]
         held = self._held(keys)
         if missing := [row for row, key in enumerate(keys) if key not in held]:
-            rows = {name: batch[name][missing] for name in _ROW_INPUTS if name in batch}
+            asked_on = next(self.teacher.parameters()).device
+            rows = {name: batch[name][missing].to(asked_on) for name in _ROW_INPUTS if name in batch}
             ids_BTk, logprobs_BTk1 = _likeliest(self.teacher, rows, self.k, self.temperature)
             self.asked += len(missing)
             fresh = [

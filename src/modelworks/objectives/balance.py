@@ -27,6 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from modelworks.core.errors import ConfigError
 from modelworks.data.batch import Batch
 from modelworks.models.base import evaluating
 from modelworks.models.blocks.experts import Call, Router, Routing
@@ -34,7 +35,24 @@ from modelworks.models.moe import recording
 from modelworks.objectives.base import Metrics, Objective, Ratio
 from modelworks.parallel.ranks import sum_over_ranks
 
-Scope = Literal["sequence", "batch"]
+
+@dataclass(frozen=True, kw_only=True)
+class BalanceRecipe:
+    """How the experts of a mixture are kept evenly used."""
+
+    loss: float = 0.01
+    "What the balance loss counts."
+    z_loss: float = 0.001
+    "What the router's z-loss counts."
+    bias_rate: float = 0.001
+    "How far a step moves an expert's bias for the choice, in models that have one."
+    scope: Literal["sequence", "batch"] = "sequence"
+    "Over which tokens the load of the balance loss is taken."
+
+    def __post_init__(self) -> None:
+        for name in ("loss", "z_loss", "bias_rate"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
 
 @dataclass
@@ -42,15 +60,12 @@ class Balanced:
     """An objective for a mixture of experts: another one, with what balances the experts.
 
     Metrics beside the other's: `balance` (1 is even), `router_z`, and `max_load`, the fullest expert's load over the
-    mean, averaged over layers and micro-batches. `load_LE` counts the choices of the latest step that `after_step`
-    ended. Raises ValueError for a model without experts.
+    mean, averaged over layers and micro-batches. `load_LE` has the choices of the last step that was taken, over all
+    its micro-batches and ranks. Raises ValueError for a model without experts.
     """
 
     objective: Objective
-    balance: float = 0.01
-    z: float = 0.001
-    bias_rate: float = 0.001
-    scope: Scope = "sequence"
+    recipe: BalanceRecipe = field(default_factory=BalanceRecipe)
     load_LE: Tensor | None = field(default=None, init=False)
     _counts_LE: Tensor | None = field(default=None, init=False, repr=False)
 
@@ -64,7 +79,7 @@ class Balanced:
         balance = z = total = loss.new_zeros((), dtype=torch.float32)
         for call in calls:
             w_N = _weights(call, batch)
-            balance = balance + (w_N * _mean([balance_loss(call, r, self.scope) for r in call.layers])).sum()
+            balance = balance + (w_N * _mean([balance_loss(call, r, self.recipe.scope) for r in call.layers])).sum()
             z = z + (w_N * _mean([r.logits_NE.float().logsumexp(-1).square() for r in call.layers])).sum()
             total = total + w_N.sum()
         counts_LE = choices(calls)
@@ -77,7 +92,7 @@ class Balanced:
             "router_z": Ratio((z * share).detach(), weight),
             "max_load": Ratio(max_load(counts_LE) * weight, weight),
         }
-        return loss + share * (self.balance * balance + self.z * z), {**metrics, **noted}
+        return loss + share * (self.recipe.loss * balance + self.recipe.z_loss * z), {**metrics, **noted}
 
     def after_step(self, model: nn.Module, *, taken: bool) -> None:
         """Move the biases by the load of the step that has just ended, over all its micro-batches and ranks."""
@@ -88,10 +103,16 @@ class Balanced:
         routers = [module for module in model.modules() if isinstance(module, Router)]
         for router, counts_E in zip(routers, self.load_LE, strict=True):
             if router.e_score_correction_bias is not None:
-                router.e_score_correction_bias += self.bias_rate * (counts_E.mean() - counts_E).sign()
+                router.e_score_correction_bias += self.recipe.bias_rate * (counts_E.mean() - counts_E).sign()
 
 
-def balance_loss(call: Call, routing: Routing, scope: Scope) -> Tensor:
+def balanced(objective: Objective, model: nn.Module, recipe: BalanceRecipe) -> Objective:
+    """`Balanced` for a model with experts; for any other the objective itself."""
+    has_experts = any(isinstance(module, Router) for module in model.modules())
+    return Balanced(objective, recipe) if has_experts else objective
+
+
+def balance_loss(call: Call, routing: Routing, scope: Literal["sequence", "batch"]) -> Tensor:
     """E sum_e f_e p_e of each token, (N,); padding has a value, and no part in f."""
     E, k = routing.scores_NE.shape[1], routing.choice_Nk.shape[1]
     counts_BE = _counts(call, routing)

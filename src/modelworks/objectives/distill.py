@@ -49,10 +49,10 @@ _IMPOSSIBLE = -1e4
 class Distill:
     """See the module. Without a `teacher` the batch has what a cache knows of one.
 
-    The teacher runs without dropout and gradient, whatever its mode. `hidden` above 0 also matches last hidden states;
-    the model is then a `Projected` student, whose projection is learnt with it. Metrics: `divergence`, D alone, and
-    `nll`, as without a teacher; `hidden` where there is such a term. Raises ConfigError for settings that make no
-    loss, and, in a call, for a teacher of another vocabulary.
+    The teacher, on the student's device, runs without dropout and gradient, whatever its mode. `hidden` above 0 also
+    matches last hidden states; the model is then a `Projected` student, whose projection is learnt with it. Metrics:
+    `divergence`, D alone, and `nll`, as without a teacher; `hidden` where there is such a term. Raises ConfigError for
+    settings that make no loss, and, in a call, for a teacher of another vocabulary.
     """
 
     teacher: nn.Module | None = None

@@ -23,6 +23,7 @@ from modelworks.models.fetch import pull
 from modelworks.models.folder import CONFIG
 from modelworks.models.load import load
 from modelworks.models.registry import family_of
+from modelworks.objectives.balance import BalanceRecipe, balanced
 from modelworks.objectives.base import Objective
 from modelworks.objectives.causal_lm import CausalLM
 from modelworks.parallel.ranks import rank, world_size
@@ -106,12 +107,14 @@ class SamplesRecipe:
 class LanguageRecipe(RunRecipe):
     """`pretrain` and `sft`: they differ in the rows that they make of their data."""
 
-    kind: Literal["pretrain", "sft"]
+    kind: Literal["pretrain", "sft", "distill"]
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     samples: SamplesRecipe = field(default_factory=SamplesRecipe)
     z_loss: float = 0.0
     "What log(Z)^2 of a token counts in the loss (PaLM has 1e-4)."
+    balance: BalanceRecipe = field(default_factory=BalanceRecipe)
+    "Of a model with experts."
 
     def prepare(self) -> Job:
         model = self.model.build()
@@ -136,7 +139,7 @@ class LanguageRecipe(RunRecipe):
         return Job(
             model=model,
             batches=stream,
-            objective=objective,
+            objective=balanced(objective, model, self.balance),
             steps=None if batches is None else math.ceil(batches / self.accumulate),
             evaluate=_Evaluation(self, objective, held_out),
             seq_len=self.data.seq_len,

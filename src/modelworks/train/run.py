@@ -40,6 +40,7 @@ RECIPE, MODEL = "recipe.toml", "model"
 KINDS = {
     "pretrain": "modelworks.train.language:LanguageRecipe",
     "sft": "modelworks.train.language:LanguageRecipe",
+    "distill": "modelworks.train.distill:DistillRecipe",
 }
 
 

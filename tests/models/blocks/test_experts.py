@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelworks.models.blocks.experts import Experts, Router, experts_loop, grouped_linear
+from modelworks.models.blocks.experts import Experts, Router, _grouped_mm, experts_loop, grouped_linear
 
 E, C, INNER = 5, 12, 8
 
@@ -56,6 +56,18 @@ def test_grouped_linear_is_each_groups_own_product():
     x_MC, w_EOC = torch.randn(6, C), torch.randn(3, 4, C)
     expected = torch.cat((x_MC[:2] @ w_EOC[0].T, x_MC[2:] @ w_EOC[2].T))
     torch.testing.assert_close(grouped_linear(x_MC, w_EOC, torch.tensor([2, 0, 4])), expected)
+
+
+def test_the_one_kernel_for_bfloat16_on_a_gpu_is_the_same_product():
+    """Here by its implementation for processors; the size of rows is a multiple of 16 bytes, which GPUs ask for."""
+    torch.manual_seed(0)
+    x_MC, w_EOC = (torch.randn(*shape, dtype=torch.bfloat16, requires_grad=True) for shape in ((9, 16), (4, 8, 16)))
+    counts_E, seen_MO = torch.tensor([3, 0, 5, 1]), torch.randn(9, 8, dtype=torch.bfloat16)
+    one, plain = _grouped_mm(x_MC, w_EOC, counts_E), grouped_linear(x_MC, w_EOC, counts_E)
+    torch.testing.assert_close(one, plain)
+    inputs = (x_MC, w_EOC)
+    for found, wanted in zip(torch.autograd.grad(one, inputs, seen_MO), torch.autograd.grad(plain, inputs, seen_MO)):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_normalised_softmax_is_the_softmax_of_the_chosen_logits():

@@ -110,9 +110,14 @@ class Experts(nn.Module):
 def grouped_linear(x_MC: Tensor, w_EOC: Tensor, counts_E: Tensor) -> Tensor:
     """The first counts[0] rows times w[0]', the next counts[1] rows times w[1]', and so on, as (M, O)."""
     if x_MC.is_cuda and x_MC.dtype == torch.bfloat16:
-        return F.grouped_mm(x_MC, w_EOC.mT, offs=counts_E.cumsum(0, dtype=torch.int32))
+        return _grouped_mm(x_MC, w_EOC, counts_E)
     groups = zip(x_MC.split(counts_E.tolist()), w_EOC.unbind(), strict=True)
     return torch.cat([F.linear(x, w) for x, w in groups if len(x)])
+
+
+def _grouped_mm(x_MC: Tensor, w_EOC: Tensor, counts_E: Tensor) -> Tensor:
+    """One kernel for all groups, whose sizes stay on the device."""
+    return F.grouped_mm(x_MC, w_EOC.mT, offs=counts_E.cumsum(0, dtype=torch.int32))
 
 
 def experts_loop(
