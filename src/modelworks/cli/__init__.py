@@ -34,6 +34,7 @@ for name, home, summary in (
     ("generate", "generate:generate", "Continue a prompt with a local model."),
     ("serve", "serve:serve", "Serve a model and a folder of documents over HTTP, with a web page."),
     ("bench", "bench:bench", "Measure a model's speed and memory, beside llama.cpp and transformers."),
+    ("merge", "merge:merge", "Make a model of a model and its adapters."),
     ("pull", "models:pull", "Fetch models into the cache."),
     ("models", "models:models", "List the models in the cache."),
 ):
