@@ -59,7 +59,7 @@ $(VENV)/dev: $(VENV)/core
 
 # Ray is 390 MB with all that it needs, and only slow tests need it.
 $(VENV)/ray: $(VENV)/dev
-	$(PIP) install -c constraints.txt 'ray[serve]'
+	$(PIP) install -c constraints.txt 'ray[data,serve]'
 	@touch $@
 
 clean:

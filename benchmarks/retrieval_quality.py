@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.core.paths import cache_dir
+from modelworks.data.document import Document, Page
 from modelworks.retrieval import fuse
-from modelworks.retrieval.chunk import index_form
+from modelworks.retrieval.chunk import Chunk, index_form
 from modelworks.retrieval.collection import Collection, Mode
 from modelworks.retrieval.database import SCHEMA_VERSION
-from modelworks.retrieval.document import Chunk, Document, Page
 from modelworks.retrieval.embed import EncoderEmbedder
 from modelworks.retrieval.store import FileState
 

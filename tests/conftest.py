@@ -53,3 +53,26 @@ def write_adapter(
 @pytest.fixture(scope="session")
 def save_adapter() -> Callable[..., Path]:
     return write_adapter
+
+
+class Scripted:
+    """An engine that says what it is told to, in order; an answer that ends in "..." was cut."""
+
+    def __init__(self, answers: Sequence[str]) -> None:
+        self.answers = iter(answers)
+        self.asked: list[tuple[Any, Any]] = []
+
+    def submit(self, prompt: Any, sampling: Any) -> Any:
+        from modelworks.engine.handle import Feed, Handle
+        from modelworks.engine.row import Piece
+
+        self.asked.append((prompt, sampling))
+        text = next(self.answers)
+        feed = Feed(1)
+        feed.push(Piece(0, (), text, (), (), "length" if text.endswith("...") else "stop"))
+        return Handle(feed)
+
+
+@pytest.fixture(scope="session")
+def scripted() -> Callable[[Sequence[str]], Scripted]:
+    return Scripted

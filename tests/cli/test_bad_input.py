@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from modelworks.retrieval import load as loading
+from modelworks.data import documents as loading
 from modelworks.retrieval.collection import Collection
 
 QUESTION = "How long does the warranty of the Blue Kettle last?"

@@ -10,19 +10,8 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image, ImageFont
 
-from modelworks.cli.chart import (
-    COLOURS,
-    FORMATS,
-    PLAIN,
-    WIDTH,
-    Box,
-    Text,
-    describe_ratio,
-    format_number,
-    layout,
-    to_html,
-    to_svg,
-)
+from modelworks.cli.chart import FORMATS, WIDTH, describe_ratio, format_number, layout, to_html, to_svg
+from modelworks.core.picture import COLOURS, PLAIN, Box, Text
 from modelworks.engine.bench.compare import OWN, Outcome, Task
 from modelworks.engine.bench.report import Report, make_report
 

@@ -27,7 +27,12 @@ def modules_after(code: str) -> tuple[list[str], int]:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["ask", "--help"], ["docs", "--help"], ["generate", "--help"], ["bench", "--help"]]
+    "argv",
+    [
+        ["--help"],
+        *([verb, "--help"] for verb in ("ask", "docs", "generate", "bench", "plan")),
+        ["plan", "fit", "--help"],
+    ],
 )
 def test_help_loads_nothing_heavy(argv: list[str]) -> None:
     heavy, number = modules_after(
@@ -46,13 +51,13 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_every_verb_is_in_the_help(run) -> None:
     result = run("--help")
     assert result.status == 0
-    for verb in ("ask", "index", "docs", "chat", "generate", "bench", "pull", "models"):
+    for verb in ("ask", "index", "docs", "chat", "generate", "bench", "plan", "pull", "models"):
         assert f" {verb} " in result.out
         assert run(verb, "--help").status == 0
 
 
 def test_every_verb_resolves() -> None:
-    for verb in ("ask", "index", "docs", "chat", "generate", "bench", "pull", "models"):
+    for verb in ("ask", "index", "docs", "chat", "generate", "bench", "plan", "pull", "models"):
         assert app[verb].name == (verb,)
 
 

@@ -15,6 +15,7 @@ from gguf import GGMLQuantizationType as TensorType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelworks.core import gguf as reader
 from modelworks.core.errors import ModelFileError
 from modelworks.core.gguf import GGUFFile
 
@@ -66,6 +67,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "output_norm.weight": (TensorType.F32, random_blocks(TensorType.F32, 1, 33)),
     }
     return write(tmp_path_factory.mktemp("gguf") / "small.gguf", tensors, **METADATA)
+
+
+def test_types_are_those_of_the_gguf_package() -> None:
+    ours = {kind.name: (int(kind), (kind.block_size, kind.block_bytes)) for kind in reader.TensorType}
+    assert ours == {kind.name: (int(kind), gguf.GGML_QUANT_SIZES[kind]) for kind in TensorType}
 
 
 def test_metadata_comes_back_with_its_types(small):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelworks.core.errors import ModelFileError
-from modelworks.core.paths import atomic_folder, cache_dir, read_json
+from modelworks.core.paths import atomic_file, atomic_folder, cache_dir, read_json
 
 
 def test_the_cache_is_where_the_variables_say(monkeypatch, tmp_path):
@@ -90,3 +90,15 @@ def test_json_is_an_object_or_an_error_that_names_the_file(tmp_path):
         read_json(tmp_path)
     with pytest.raises(ModelFileError, match="No such file"):
         read_json(tmp_path / "none")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "rows.jsonl"
+    with atomic_file(target) as file:
+        file.write("first é\n")
+        assert not target.exists()
+    assert target.read_text(encoding="utf-8") == "first é\n"
+    with pytest.raises(TypeError), atomic_file(target) as file:
+        file.write(2)
+    assert target.read_text(encoding="utf-8") == "first é\n"
+    assert list(target.parent.iterdir()) == [target]

@@ -1,7 +1,8 @@
-"""A small byte-level tokenizer with a chat template, documents in memory and on disk, and tiny models."""
+"""Prose that every filter keeps; a small byte-level tokenizer with a chat template; documents; tiny models."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from tokenizers import decoders, models, pre_tokenizers
 from modelworks.data.shards import MemoryDocuments, Shards, write_shards
 from modelworks.text.tokenizer import Tokenizer
 
+WORDS = (
+    "the of and to that with have be river stone winter market letter garden window morning village bridge carpenter "
+    "harvest lantern kitchen mountain journey picture doctor teacher station feather blanket silver autumn orchard"
+).split()
 CONTROL = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
 CHATML = """{%- for m in messages %}
     {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n' }}
@@ -67,5 +72,17 @@ def make_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Shard
                 writer.add(np.arange(at, at + length) % 260)
                 at += length
         return Shards(folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prose() -> Callable[..., str]:
+    """`prose(seed)`: sentences of ten words each, none of them twice, by a seed of their own."""
+
+    def make(seed: int, sentences: int = 12) -> str:
+        draw = random.Random(seed)
+        lines = [" ".join(draw.choices(WORDS, k=10)).capitalize() + "." for _ in range(sentences)]
+        return "The people of the town have to be heard.\n" + "\n".join(lines)
 
     return make

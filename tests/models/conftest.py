@@ -33,6 +33,7 @@ SHAPE: dict[str, Any] = {
 _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 _LOCAL = {"rope_type": "default", "rope_theta": 10_000.0}
+_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
 GPT2_SHAPE: dict[str, Any] = {"vocab_size": 97, "n_positions": 64, "n_embd": 48, "n_layer": 3, "n_head": 6}
 GEMMA_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
 
@@ -66,6 +67,21 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 4, "sliding_window": 5}),
+    "qwen2-moe": ("Qwen2MoeConfig", {**_EXPERTS, "mlp_only_layers": [1], "shared_expert_intermediate_size": 40}),
+    "qwen3-moe": ("Qwen3MoeConfig", {**_EXPERTS, "head_dim": 16, "norm_topk_prob": True}),
+    "dots1": (
+        "Dots1Config",
+        {
+            "n_routed_experts": 6,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "first_k_dense_replace": 1,
+            "routed_scaling_factor": 1.5,
+            "norm_topk_prob": True,
+        },
+    ),
     "gpt2": ("GPT2Config", GPT2_SHAPE),
     "gpt2-untied": ("GPT2Config", GPT2_SHAPE | {"tie_word_embeddings": False, "n_inner": 64}),
 }
@@ -84,6 +100,11 @@ def tiny_hf(name: str, **changes: Any) -> Any:
         for key, parameter in model.named_parameters():
             if "norm" in key or "ln_" in key or key.endswith("bias"):  # initialised to all ones or all zeros
                 parameter.add_(torch.randn_like(parameter) * 0.2)
+            elif "mlp.gate.weight" in key:  # some are initialised to all zeros
+                parameter.normal_(std=0.3)
+        for key, buffer in model.named_buffers():
+            if key.endswith("e_score_correction_bias"):
+                buffer.normal_(std=0.3)
     return model.eval()
 
 

@@ -27,6 +27,7 @@ from modelworks.kernels.program import Embed, Linear, Program
 from modelworks.models.gpt2 import GPT2
 from modelworks.models.llama import FULL
 from modelworks.models.load import load
+from modelworks.models.moe import MoE
 from modelworks.models.plan import plan
 
 WIKITEXT = Path(__file__).parents[3] / "shared" / "data" / "text" / "wikitext2_valid.txt"
@@ -89,7 +90,7 @@ def some_ids(count: int, seed: int = 0) -> list[int]:
 
 
 def with_plan(pair: Any) -> Any:
-    if isinstance(pair.ours, GPT2) or pair.ours.config.rope[FULL].rope_type == "dynamic":
+    if isinstance(pair.ours, GPT2 | MoE) or pair.ours.config.rope[FULL].rope_type == "dynamic":
         pytest.skip("it has no plan: see test_what_has_no_plan_is_an_error")
     return plan(pair.ours)
 
@@ -122,6 +123,20 @@ def test_chunks_and_single_tokens_equal_one_prefill_bit_for_bit(pair: Any) -> No
         np.testing.assert_array_equal(run(Program(made, num_blocks=2), ids, chunks), whole)
     np.testing.assert_array_equal(run(Program(made, num_blocks=2, num_threads=1), ids, [50]), whole)
     np.testing.assert_array_equal(run(Program(made, num_blocks=9, num_threads=3), ids, [20, 30], [7, 3]), whole)
+
+
+@pytest.mark.parametrize("wanted", [[], [49], [3, 20, 49], [0, 1, 2], [20, 3], [7, 7], list(range(50))])
+def test_tokens_that_are_not_wanted_change_nothing(pair: Any, wanted: list[int]) -> None:
+    """After the last attention only wanted rows are computed; what the cache holds is the same."""
+    made = with_plan(pair)
+    ids = some_ids(51)
+    whole = run(Program(made, num_blocks=2), ids, [50, 1])
+    program, table = Program(made, num_blocks=2), np.array([[0, 1]])
+    some = program.step(np.array(ids[:50]), np.array([0, 50]), np.array([0]), table, np.array(wanted, np.int32))
+    np.testing.assert_array_equal(some, whole[wanted])
+    np.testing.assert_array_equal(
+        program.step(np.array(ids[50:]), np.array([0, 1]), np.array([50]), table, np.array([0])), whole[50:]
+    )
 
 
 @torch.inference_mode()
@@ -308,6 +323,8 @@ def test_what_has_no_plan_is_an_error(pair_of: Callable[[str], Any]) -> None:
         plan(pair_of("llama-dynamic").ours)
     with pytest.raises(ConfigError, match="GPT2 has no plan"):
         plan(pair_of("gpt2").ours)
+    with pytest.raises(ConfigError, match="MoE has no plan"):
+        plan(pair_of("mixtral").ours)
     with pytest.raises(ConfigError, match="q5"):
         plan(pair_of("llama").ours, "q5")  # type: ignore[arg-type]
 

@@ -7,6 +7,7 @@ from modelworks.core.errors import ModelFileError
 from modelworks.models.bert import BertEncoder, BertReader
 from modelworks.models.gpt2 import GPT2, GPT2Config
 from modelworks.models.llama import Llama
+from modelworks.models.moe import MoE
 from modelworks.models.registry import FAMILIES, architecture_of, family_of
 
 
@@ -16,6 +17,7 @@ from modelworks.models.registry import FAMILIES, architecture_of, family_of
         ({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}, Llama),
         ({"architectures": None, "model_type": "mistral"}, Llama),
         ({"model_type": "gemma3"}, Llama),
+        ({"model_type": "mixtral"}, MoE),
         ({"model_type": "gpt2"}, GPT2),
         ({"architectures": ["BertForMaskedLM"]}, BertEncoder),
         ({"architectures": ["BertForQuestionAnswering"]}, BertReader),

@@ -27,7 +27,8 @@ def test_transformers_reads_what_we_write(pair, ids_BT, tmp_path):
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(tensor, pair.hf.state_dict()[name]), name
     with torch.no_grad():
-        assert torch.equal(theirs.eval()(ids_BT).logits, pair.hf_logits(ids_BT))
+        # The same weights in other memory: experts that transformers stacks as it loads round a little differently.
+        torch.testing.assert_close(theirs.eval()(ids_BT).logits, pair.hf_logits(ids_BT), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

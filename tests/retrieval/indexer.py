@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.core.errors import DocumentError
+from modelworks.data.document import Document
 from modelworks.retrieval import sync
+from modelworks.retrieval.chunk import Chunk
 from modelworks.retrieval.collection import Collection
-from modelworks.retrieval.document import Chunk, Document
 
 
 class WordEmbedder:

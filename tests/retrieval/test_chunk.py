@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelworks.core.errors import ConfigError
-from modelworks.retrieval.chunk import MIN_TOKENS, STRATEGIES, chunk, index_form, overlapping, page_of
-from modelworks.retrieval.document import Block, Chunk, Document, Page
-from modelworks.retrieval.load import read
+from modelworks.data.document import Block, Document, Page
+from modelworks.data.documents import read
+from modelworks.retrieval.chunk import MIN_TOKENS, STRATEGIES, Chunk, chunk, index_form, overlapping, page_of
 
 
 def words(text: str) -> int:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from modelworks.core.errors import StoreError
+from modelworks.data.document import Document, Page
+from modelworks.retrieval.chunk import Chunk
 from modelworks.retrieval.database import DATABASE, SCHEMA_VERSION, OldSchemaError
-from modelworks.retrieval.document import Chunk, Document, Page
 from modelworks.retrieval.store import FileState, Store
 
 

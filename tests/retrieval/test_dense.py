@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from modelworks.data.document import Document
 from modelworks.retrieval import dense as dense_module
+from modelworks.retrieval.chunk import Chunk
 from modelworks.retrieval.dense import DenseIndex
-from modelworks.retrieval.document import Chunk, Document
 from modelworks.retrieval.projection import Projection
 from modelworks.retrieval.store import FileState, Store, text_hash
 from modelworks.retrieval.where import compile_where

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from modelworks.data.document import Document, Page
 from modelworks.retrieval import lexical
-from modelworks.retrieval.document import Chunk, Document, Page
+from modelworks.retrieval.chunk import Chunk
 from modelworks.retrieval.store import FileState, Store
 from modelworks.retrieval.where import compile_where
 

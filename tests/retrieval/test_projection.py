@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from modelworks.core.errors import StoreError
+from modelworks.data.document import Document
+from modelworks.retrieval.chunk import Chunk
 from modelworks.retrieval.database import VECTORS
-from modelworks.retrieval.document import Chunk, Document
 from modelworks.retrieval.projection import Projection
 from modelworks.retrieval.store import FileState, Store, text_hash
 

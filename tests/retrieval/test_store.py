@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from modelworks.core.errors import StoreError
+from modelworks.data.document import Document, Page
 from modelworks.retrieval import lexical
-from modelworks.retrieval.document import Chunk, Document, Page
+from modelworks.retrieval.chunk import Chunk
 from modelworks.retrieval.store import ChunkDelta, FileState, NameTakenError, Store, text_hash
 
 

@@ -16,9 +16,10 @@ import pytest
 from indexer import WordEmbedder, paragraphs
 
 from modelworks.core.errors import ConfigError, DocumentError
+from modelworks.data.document import Document
 from modelworks.retrieval import sync as sync_module
+from modelworks.retrieval.chunk import Chunk
 from modelworks.retrieval.collection import Collection
-from modelworks.retrieval.document import Chunk, Document
 from modelworks.retrieval.store import Store
 from modelworks.retrieval.sync import Sync, SyncReport
 

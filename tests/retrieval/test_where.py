@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from modelworks.core.errors import ConfigError
-from modelworks.retrieval.document import Chunk, Document, Page
+from modelworks.data.document import Document, Page
+from modelworks.retrieval.chunk import Chunk
 from modelworks.retrieval.store import FileState, Store
 from modelworks.retrieval.where import compile_where
 

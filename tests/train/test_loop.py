@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from modelworks.core.errors import ConfigError, TrainingError
+from modelworks.core.errors import ConfigError, Stopped, TrainingError
 from modelworks.objectives.base import Ratio
 from modelworks.objectives.causal_lm import CausalLM
 from modelworks.train.checkpoint import Checkpoints
@@ -305,11 +305,11 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(make_model, batches, recipe,
     stopped, found = make_model(**drops), []
     torch.manual_seed(1)
     with Checkpoints(tmp_path) as checkpoints:
-        for step in train(stopped, batches(), CausalLM(), made, checkpoints=checkpoints):
-            found.append((step.step, step.loss, step.grad_norm))
-            if step.step == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-    assert len(found) == 3
+        steps = train(stopped, batches(), CausalLM(), made, checkpoints=checkpoints)
+        found += [(step.step, step.loss, step.grad_norm) for _, step in zip(range(3), steps)]
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped):
+            next(steps)
     model = make_model(**drops, seed=5)
     torch.manual_seed(99)
     with Checkpoints(tmp_path) as checkpoints:
@@ -323,9 +323,11 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(make_model, batches, recipe,
 def test_a_signal_saves_and_stops_and_handlers_come_back(make_model, batches, recipe, tmp_path, number):
     before = signal.getsignal(number)
     with Checkpoints(tmp_path) as checkpoints:
-        for step in train(make_model(), batches(), CausalLM(), recipe(9), checkpoints=checkpoints):
-            assert step.step == 1
-            os.kill(os.getpid(), number)
+        steps = train(make_model(), batches(), CausalLM(), recipe(9), checkpoints=checkpoints)
+        next(steps)
+        os.kill(os.getpid(), number)
+        with pytest.raises(Stopped, match=rf"{number.name} came after step 1 of 9: saved in .*; resume it to go on"):
+            next(steps)
         assert list(checkpoints.steps()) == [1]
     assert signal.getsignal(number) == before
 
@@ -336,7 +338,8 @@ def test_a_second_signal_acts_as_without_us(make_model, batches, recipe):
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
-    assert list(steps) == []
+    with pytest.raises(Stopped, match="nothing was saved"):
+        next(steps)
 
 
 def test_a_folder_with_a_run_is_not_trained_over(make_model, batches, recipe, tmp_path):
@@ -354,7 +357,7 @@ def test_the_end_of_the_batches_ends_the_run(make_model, batches, recipe):
 
 @pytest.mark.parametrize(
     ("changes", "says"),
-    [({"steps": 0}, "steps must be 1"), ({"clip": -1.0}, "clip"), ({"ema": 1.0}, "ema"), ({"keep": 0}, "keep")],
+    [({"steps": -1}, "steps must be 0"), ({"clip": -1.0}, "clip"), ({"ema": 1.0}, "ema"), ({"keep": 0}, "keep")],
 )
 def test_a_recipe_out_of_range_is_refused(changes, says):
     with pytest.raises(ConfigError, match=says):

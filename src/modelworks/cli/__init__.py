@@ -33,12 +33,23 @@ for name, home, summary in (
     ("chat", "generate:chat", "Talk to a local model."),
     ("generate", "generate:generate", "Continue a prompt with a local model."),
     ("serve", "serve:serve", "Serve a model and a folder of documents over HTTP, with a web page."),
+    ("corpus", "corpus:corpus", "Prepare a clean, de-duplicated corpus from files of text, code and documents."),
+    ("train", "train:train", "Train a model by a recipe: pre-training, fine-tuning."),
     ("bench", "bench:bench", "Measure a model's speed and memory, beside llama.cpp and transformers."),
     ("merge", "merge:merge", "Make a model of a model and its adapters."),
+    ("plan", "plan:plan", "What to train: sizes, tokens, FLOPs, memory and time; and laws from runs."),
     ("pull", "models:pull", "Fetch models into the cache."),
     ("models", "models:models", "List the models in the cache."),
 ):
     app.command(f"modelworks.cli.{home}", name=name, help=summary)
+data = App(name="data", help="Make training data: tokenise files, look at samples, train a tokenizer.")
+for name, home, summary in (
+    ("tokenize", "data:tokenize", "Turn files of training data into tokens on disk."),
+    ("show", "data:show", "Show what a model learns from the first samples of a file."),
+    ("tokenizer", "data:tokenizer", "Train a tokenizer on files."),
+):
+    data.command(f"modelworks.cli.{home}", name=name, help=summary)
+app.command(data)
 
 
 def main() -> None:

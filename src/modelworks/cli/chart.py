@@ -5,13 +5,12 @@ Every measure has a scale of its own. Names, bars with their values, and ratios 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from modelworks.core.log import escaped
+from modelworks.core.picture import Box, Picture, Text, cut
 
 if TYPE_CHECKING:
     from modelworks.engine.bench.report import Measure, Report
@@ -21,49 +20,7 @@ _MARGIN = 32
 _BARS = 144  # where bars begin
 _LONGEST = 372  # the longest bar; its value comes after it
 _ROW, _BAR = 22, 14  # heights
-_LETTER = 0.56  # of a font's size, a letter's width on average; for cutting what would not fit
-_PNG_SCALE = 2
 _OWN = "modelworks"
-PLAIN = str.maketrans({"×": "x", "…": "..."})  # what the font of a PNG lacks
-
-# By role: in light, in dark. Texts have at least 4.5 times the background's contrast (WCAG 2.2, 1.4.3).
-COLOURS = {
-    "surface": ("#ffffff", "#10161f"),
-    "text": ("#14202e", "#e8eef6"),
-    "muted": ("#56657a", "#9aa8ba"),
-    "line": ("#e3e8ef", "#263040"),
-    "own": ("#1d6fe0", "#5aa2ff"),
-    "peer": ("#9aa7b8", "#64748b"),
-}
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle with round corners."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    role: str
-    radius: float = 0.0
-
-
-@dataclass(frozen=True)
-class Text:
-    """One line; (x, y) is on its baseline, at its start or, for `end`, at its end."""
-
-    x: float
-    y: float
-    text: str
-    size: float = 13
-    role: str = "text"
-    anchor: Literal["start", "end"] = "start"
-    bold: bool = False
-
-
-Shape = Box | Text
 
 
 def format_number(value: float) -> str:
@@ -104,18 +61,18 @@ def _version(side: str, version: str) -> str:
     return version if side in version else f"{side} {version}" if side == _OWN else f"{side} ({version})"
 
 
-def layout(report: Report) -> tuple[list[Shape], int]:
+def layout(report: Report) -> tuple[list[Box | Text], int]:
     """The shapes of a report's chart, and its height."""
     return (shapes := list(_shapes(report))), int(max(shape.y for shape in shapes) + _MARGIN)
 
 
-def _shapes(report: Report) -> Iterator[Shape]:
+def _shapes(report: Report) -> Iterator[Box | Text]:
     right = WIDTH - _MARGIN
     y = 48.0
-    yield Text(_MARGIN, y, _cut(escaped(report.model["name"]), 20, right - _MARGIN), 20, bold=True)
+    yield Text(_MARGIN, y, cut(escaped(report.model["name"]), 20, right - _MARGIN), 20, bold=True)
     for line in describe_conditions(report):
         y += 20
-        yield Text(_MARGIN, y, _cut(line, 13, right - _MARGIN), role="muted")
+        yield Text(_MARGIN, y, cut(line, 13, right - _MARGIN), role="muted")
     for measure in report.measures:
         y += 14
         yield Box(_MARGIN, y, right - _MARGIN, 1, "line")
@@ -139,55 +96,26 @@ def _shapes(report: Report) -> Iterator[Shape]:
     yield Box(_MARGIN, y, 0, 0, "line")  # the end, for the height
 
 
-def _cut(text: str, size: float, width: float) -> str:
-    most = int(width / (size * _LETTER))
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 # --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def draw(report: Report) -> Picture:
+    """The chart as a picture."""
+    shapes, height = layout(report)
+    return Picture(_title(report), shapes, WIDTH, height)
 
 
 def to_svg(report: Report) -> str:
     """A picture that follows the light or dark of who looks at it."""
-    shapes, height = layout(report)
-    rules = "".join(f".{role}{{fill:{light}}}" for role, (light, _) in COLOURS.items())
-    dark = "".join(f".{role}{{fill:{dark}}}" for role, (_, dark) in COLOURS.items())
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-            f'role="img" font-family="{_FONT}">',
-            f"<title>{escape(_title(report))}</title>",
-            f"<style>{rules}.bold{{font-weight:600}}@media (prefers-color-scheme:dark){{{dark}}}</style>",
-            f'<rect class="surface" width="{WIDTH}" height="{height}" rx="10"/>',
-            *(_svg_box(shape) if isinstance(shape, Box) else _svg_text(shape) for shape in shapes),
-            "</svg>\n",
-        ]
-    )
+    return draw(report).to_svg()
 
 
 def _title(report: Report) -> str:
-    return escaped(f"{report.model['name']}: {', '.join(report.about)}")
-
-
-def _svg_box(box: Box) -> str:
-    return (
-        f'<rect class="{box.role}" x="{box.x:g}" y="{box.y:g}" width="{box.width:.1f}" height="{box.height:g}" '
-        f'rx="{box.radius:g}"/>'
-    )
-
-
-def _svg_text(text: Text) -> str:
-    anchor = ' text-anchor="end"' if text.anchor == "end" else ""
-    bold = " bold" if text.bold else ""
-    return (
-        f'<text class="{text.role}{bold}" x="{text.x:.1f}" y="{text.y:g}" font-size="{text.size:g}"{anchor}>'
-        f"{escape(text.text)}</text>"
-    )
+    return f"{report.model['name']}: {', '.join(report.about)}"
 
 
 def to_html(report: Report) -> str:
     """A page of its own: the picture, what each side says of itself, and every figure in a table."""
-    light, dark = ({role: pair[at] for role, pair in COLOURS.items()} for at in (0, 1))
     rows = "".join(
         f"<tr><td>{escape(measure.label)}<td>{escape(side)}<td>{format_number(figure.median)} {measure.unit}"
         f"<td>{format_number(figure.best)} {measure.unit}<td>{len(figure.samples)}</tr>"
@@ -198,43 +126,15 @@ def to_html(report: Report) -> str:
         f"<dt>{escape(side)}<dd>{escape(escaped('; '.join(about.values())))}" for side, about in report.about.items()
     )
     gone = "".join(f"<dt>{escape(side)}<dd>left out: {escape(escaped(why))}" for side, why in report.missing.items())
-    return (
-        '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
-        f'content="light dark"><title>{escape(_title(report))}</title>\n<style>\n'
-        f":root{{--surface:{light['surface']};--text:{light['text']};--muted:{light['muted']};--line:{light['line']}}}\n"
-        f"@media (prefers-color-scheme:dark){{:root{{--surface:{dark['surface']};--text:{dark['text']};"
-        f"--muted:{dark['muted']};--line:{dark['line']}}}}}\n"
-        f"body{{margin:0 auto;max-width:{WIDTH}px;padding:1rem;background:var(--surface);color:var(--text);"
-        f"font:14px/1.5 {_FONT}}}\n"
-        "svg{display:block;width:100%;height:auto}div{overflow-x:auto}\n"
-        "table{border-collapse:collapse;width:100%;margin:1rem 0}"
-        "td,th{padding:.35rem .6rem;text-align:left;border-bottom:1px solid var(--line)}\n"
-        "dt{font-weight:600}dd{margin:0 0 .6rem;color:var(--muted);overflow-wrap:anywhere}\n</style>\n"
-        f"{to_svg(report)}<div><table><tr><th>Measure<th>Side<th>Median<th>Best<th>Samples</tr>{rows}</table></div>\n"
-        f"<dl>{sides}{gone}<dt>Date<dd>{escape(report.date)}</dl></html>\n"
+    return draw(report).to_html(
+        f"<div><table><tr><th>Measure<th>Side<th>Median<th>Best<th>Samples</tr>{rows}</table></div>\n"
+        f"<dl>{sides}{gone}<dt>Date<dd>{escape(report.date)}</dl>"
     )
 
 
 def to_png(report: Report) -> bytes:
-    """The picture in light colours, at twice its size, with the font that Pillow brings."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    shapes, height = layout(report)
-    image = Image.new("RGB", (WIDTH * _PNG_SCALE, height * _PNG_SCALE), COLOURS["surface"][0])
-    draw = ImageDraw.Draw(image)
-    for shape in shapes:
-        x, y, fill = shape.x * _PNG_SCALE, shape.y * _PNG_SCALE, COLOURS[shape.role][0]
-        if isinstance(shape, Text):
-            font = ImageFont.load_default(shape.size * _PNG_SCALE)
-            anchor, bolder = "rs" if shape.anchor == "end" else "ls", 0.5 if shape.bold else 0
-            draw.text((x, y), shape.text.translate(PLAIN), fill, font, anchor, stroke_width=bolder)
-        elif shape.width:
-            corner = (x + shape.width * _PNG_SCALE - 1, y + shape.height * _PNG_SCALE - 1)
-            draw.rounded_rectangle((x, y, *corner), shape.radius * _PNG_SCALE, fill)
-    out = io.BytesIO()
-    image.save(out, "PNG", optimize=True)
-    return out.getvalue()
+    """The picture in light colours, at twice its size."""
+    return draw(report).to_png()
 
 
 FORMATS: dict[str, Callable[[Report], str | bytes]] = {".svg": to_svg, ".html": to_html, ".png": to_png}

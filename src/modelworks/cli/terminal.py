@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -56,3 +57,28 @@ def check_text(what: str, text: str) -> None:
         raise ModelworksError(f"the {what} is empty")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ModelworksError(f"the {what} is not UTF-8")
+
+
+def print_lines(title: str, lines: Sequence[tuple[str, str]]) -> None:
+    """Print names and what there is to say of each, under a title."""
+    out = stdout()
+    out.print(title, style="bold")
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        out.print(f"{name:<{width}}  {escaped(text)}")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table as wide as it is; all columns but the first and the last are numbers, at the right."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    last = len(columns) - 1
+
+    def line(cells: Sequence[str]) -> str:
+        placed = (f"{cell:{'<' if at in (0, last) else '>'}{widths[at]}}" for at, cell in enumerate(cells))
+        return "  ".join(placed).rstrip()
+
+    out = stdout()
+    out.print(line(columns), soft_wrap=True)
+    out.print("─" * (sum(widths) + 2 * last), soft_wrap=True)
+    for row in rows:
+        out.print(line(row), soft_wrap=True)

@@ -29,6 +29,10 @@ class TrainingError(ModelworksError):
     """A training run went astray, or its checkpoint cannot be written or gone on from."""
 
 
+class Stopped(ModelworksError):
+    """A signal asked to stop, and what was done is kept."""
+
+
 class DocumentError(ModelworksError):
     """A document cannot be read; the message is the reason shown in the ingestion report."""
 

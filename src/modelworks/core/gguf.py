@@ -12,12 +12,11 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
-import gguf
 import numpy as np
-from gguf import GGMLQuantizationType as TensorType
 from numpy.typing import NDArray
 
 from modelworks.core.errors import ModelFileError
@@ -32,6 +31,60 @@ _CHUNK = 1 << 17  # elements de-quantised at a time: the scratch arrays of the b
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _K_QUANTS = frozenset({"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K"})
+
+
+class TensorType(IntEnum):
+    """How a tensor's values are packed: blocks of so many values, each of so many bytes (ggml_type, type_traits).
+
+    The table is our own since the `gguf` package, which de-quantises the rarer types, takes 7 MB to import.
+    """
+
+    block_size: int
+    block_bytes: int
+
+    def __new__(cls, number: int, block_size: int, block_bytes: int) -> TensorType:
+        kind = int.__new__(cls, number)
+        kind._value_ = number
+        kind.block_size, kind.block_bytes = block_size, block_bytes
+        return kind
+
+    F32 = 0, 1, 4
+    F16 = 1, 1, 2
+    Q4_0 = 2, 32, 18
+    Q4_1 = 3, 32, 20
+    Q5_0 = 6, 32, 22
+    Q5_1 = 7, 32, 24
+    Q8_0 = 8, 32, 34
+    Q8_1 = 9, 32, 40
+    Q2_K = 10, 256, 84
+    Q3_K = 11, 256, 110
+    Q4_K = 12, 256, 144
+    Q5_K = 13, 256, 176
+    Q6_K = 14, 256, 210
+    Q8_K = 15, 256, 292
+    IQ2_XXS = 16, 256, 66
+    IQ2_XS = 17, 256, 74
+    IQ3_XXS = 18, 256, 98
+    IQ1_S = 19, 256, 50
+    IQ4_NL = 20, 32, 18
+    IQ3_S = 21, 256, 110
+    IQ2_S = 22, 256, 82
+    IQ4_XS = 23, 256, 136
+    I8 = 24, 1, 1
+    I16 = 25, 1, 2
+    I32 = 26, 1, 4
+    I64 = 27, 1, 8
+    F64 = 28, 1, 8
+    IQ1_M = 29, 256, 56
+    BF16 = 30, 1, 2
+    TQ1_0 = 34, 256, 54
+    TQ2_0 = 35, 256, 66
+    MXFP4 = 39, 32, 17
+    NVFP4 = 40, 64, 36
+    Q1_0 = 41, 128, 18
+
+
+_TYPES = {int(kind): kind for kind in TensorType}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,22 +209,19 @@ class GGUFFile:
         tensor = self.tensors[name]
         blocks = self.blocks(name)
         step = max(1, _CHUNK // tensor.shape[-1])
-        _, block_bytes = gguf.GGML_QUANT_SIZES[tensor.type]
-        fast = _FAST.get(tensor.type)
+        unpack = _UNPACKED.get(tensor.type)
         for start in range(0, len(blocks), step):
             rows = blocks[start : start + step] if order is None else blocks[order[start : start + step]]
-            if fast is not None:
-                values = fast(rows.reshape(-1, block_bytes))
-            else:
-                # As one long row: gguf works through groups of 16 rows, which is slow where rows are short.
-                try:
-                    values = gguf.dequantize(rows.reshape(1, -1), tensor.type)
-                except NotImplementedError as error:
-                    raise self._error(f"tensor {name} is of type {tensor.type.name}, which is not supported") from error
+            try:
+                values = unpack(rows) if unpack else _dequantized(rows, tensor.type)
+            except NotImplementedError as error:
+                raise self._error(f"tensor {name} is of type {tensor.type.name}, which is not supported") from error
             yield start, values.reshape(len(rows), tensor.shape[-1])
 
     def summary(self) -> GGUFSummary:
         """Each tensor's type and the real bits per weight of the whole."""
+        import gguf
+
         types: Counter[str] = Counter()
         for tensor in self.tensors.values():
             types[tensor.type.name] += tensor.size
@@ -190,16 +240,29 @@ class GGUFFile:
             fallbacks=tuple(
                 t.name
                 for t in self.tensors.values()
-                if promised_k and len(t.shape) > 1 and t.shape[-1] % gguf.QK_K and t.type.name not in _K_QUANTS
+                if promised_k
+                and len(t.shape) > 1
+                and t.shape[-1] % TensorType.Q4_K.block_size
+                and t.type.name not in _K_QUANTS
             ),
         )
 
 
-def _dequantize_q4_1(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _dequantized(rows: NDArray[np.uint8], kind: TensorType) -> NDArray[np.float32]:
+    """By the `gguf` package. Raises NotImplementedError for a type that it does not know."""
+    import gguf
+
+    # As one long row: it works through groups of 16 rows, which is slow where rows are short.
+    values: NDArray[np.float32] = gguf.dequantize(rows.reshape(1, -1), gguf.GGMLQuantizationType(kind))
+    return values
+
+
+def _q4_1(rows: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Q4_1: 32 weights of 4 bits, w = d q + m with fp16 d, m; low nibbles hold the first 16.
 
     Five times the speed of gguf's own, bit for bit the same; the starter model is of this type.
     """
+    blocks = rows.reshape(-1, TensorType.Q4_1.block_bytes)
     d_m = blocks[:, :4].copy().view(np.float16).astype(np.float32)
     values = np.empty((len(blocks), 32), dtype=np.float32)
     values[:, :16] = blocks[:, 4:] & 15
@@ -209,7 +272,12 @@ def _dequantize_q4_1(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     return values
 
 
-_FAST: dict[TensorType, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {TensorType.Q4_1: _dequantize_q4_1}
+_UNPACKED: dict[TensorType, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {
+    TensorType.F32: lambda rows: rows.view(np.float32),
+    TensorType.F16: lambda rows: rows.view(np.float16).astype(np.float32),
+    TensorType.BF16: lambda rows: (rows.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32),
+    TensorType.Q4_1: _q4_1,
+}
 
 
 class _Parser:
@@ -343,13 +411,10 @@ class _Parser:
             self.fail(f"tensor {name} has {dimensions} dimensions, expected 1 to {MAX_DIMENSIONS}")
         shape = self.unpack("Q" * dimensions, f"the shape of tensor {name}")[::-1]
         number, offset = self.unpack("IQ", f"the type of tensor {name}")
-        try:
-            kind = TensorType(number)
-            block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-        except (ValueError, KeyError):
+        if (kind := _TYPES.get(number)) is None:
             self.fail(f"tensor {name} has the unknown type {number}")
         if 0 in shape:
             self.fail(f"tensor {name} is empty, its shape is {shape}")
-        if shape[-1] % block_size:
-            self.fail(f"tensor {name} has rows of {shape[-1]}, but {kind.name} packs blocks of {block_size}")
-        return name, shape, kind, offset, math.prod(shape) // block_size * block_bytes
+        if shape[-1] % kind.block_size:
+            self.fail(f"tensor {name} has rows of {shape[-1]}, but {kind.name} packs blocks of {kind.block_size}")
+        return name, shape, kind, offset, math.prod(shape) // kind.block_size * kind.block_bytes

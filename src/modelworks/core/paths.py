@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from modelworks.core.errors import ModelFileError
 
@@ -45,6 +45,23 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def atomic_file(target: Path) -> Iterator[IO[str]]:
+    """Yield a UTF-8 text file beside `target`; on success put it on disk and in `target`'s place, else remove it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        Path(name).chmod(0o644)  # mkstemp makes it private
+        Path(name).replace(target)
+        _fsync(target.parent)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -105,3 +105,26 @@ class Tokens(_Row):
 
 
 Sample: TypeAlias = Text | Dialogue | Prompt | Completion | Pair | Rated | Stepwise | Tokens
+
+
+def texts_of(sample: Sample) -> Iterator[str]:
+    """What a sample says, without who says it; what is tokenised already says nothing."""
+    parts: tuple[Turns, ...] = ()
+    match sample:
+        case Text():
+            parts = (sample.text,)
+        case Dialogue():
+            parts = (sample.messages,)
+        case Prompt():
+            parts = (sample.prompt,)
+        case Completion():
+            parts = (sample.prompt, sample.completion)
+        case Pair():
+            parts = (sample.prompt, sample.chosen, sample.rejected)
+        case Stepwise():
+            parts = (sample.prompt, *sample.steps)
+    for part in parts:
+        if isinstance(part, str):
+            yield part
+        else:
+            yield from (message["content"] for message in part if isinstance(message.get("content"), str))

@@ -17,16 +17,16 @@ Shapes: B batch, T new tokens, S = cached + T tokens, C hidden size, H query hea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from modelworks.core.errors import ConfigError
 from modelworks.models.base import LanguageModel
-from modelworks.models.blocks.attention import KVCache, attend, causal_mask
+from modelworks.models.blocks.attention import KVCache, Mask, attend, causal_mask
 from modelworks.models.blocks.mlp import GatedMLP, activation
 from modelworks.models.blocks.norm import RMSNorm
 from modelworks.models.blocks.rope import RopeConfig, rotary, rotate
@@ -88,6 +88,9 @@ class LlamaConfig:
 
     Raises ConfigError for a combination that is no model.
     """
+
+    architectures: ClassVar[Mapping[str, str]] = ARCHITECTURES
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = _DEFAULTS
 
     model_type: str
     vocab_size: int
@@ -152,7 +155,7 @@ class LlamaConfig:
         return float(self.query_pre_attn_scalar or self.head_dim) ** -0.5
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> LlamaConfig:
+    def from_hf(cls, config: Mapping[str, Any]) -> Self:
         """Read a `config.json` as transformers 4 or 5 writes it; for a multimodal Gemma 3, its language half.
 
         Raises ConfigError where something is missing or asks for what is not implemented.
@@ -160,12 +163,12 @@ class LlamaConfig:
         if config.get("model_type") == "gemma3":
             config = {**object_in(config, "text_config"), "model_type": "gemma3_text"}
         kind = config.get("model_type")
-        if kind not in _DEFAULTS:
-            raise ConfigError(f"unknown model_type {kind!r}; the Llama family has {', '.join(_DEFAULTS)}")
+        if not isinstance(kind, str) or kind not in cls.defaults:
+            raise ConfigError(f"unknown model_type {kind!r}; the Llama family has {', '.join(cls.defaults)}")
         for name in _UNSUPPORTED:
             if config.get(name):
                 raise ConfigError(f"{kind} with {name}={config[name]} is not supported")
-        config = {**_DEFAULTS[kind], **config}
+        config = {**cls.defaults[kind], **config}
         if kind == "gemma3_text":
             config["hidden_act"] = config.get("hidden_activation") or config["hidden_act"]
         check_sizes(config, (*_REQUIRED, "max_position_embeddings"))
@@ -187,7 +190,7 @@ class LlamaConfig:
         Rotary parameters are written both as transformers 5 (`rope_parameters`) and as older readers know them.
         """
         written = {name: value for name, value in vars(self).items() if name != "rope"}
-        written["architectures"] = [ARCHITECTURES[self.model_type]]
+        written["architectures"] = [self.architectures[self.model_type]]
         if self.query_pre_attn_scalar is None:
             del written["query_pre_attn_scalar"]
         if self.model_type in ("llama", "mistral"):
@@ -262,9 +265,7 @@ class Attention(nn.Module):
         else:
             self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
 
-    def forward(
-        self, x_BTC: Tensor, cos_sin: tuple[Tensor, Tensor], mask_B1TS: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
+    def forward(self, x_BTC: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None) -> Tensor:
         B, T, _ = x_BTC.shape
 
         def heads(x: Tensor) -> Tensor:
@@ -275,14 +276,14 @@ class Attention(nn.Module):
         v_BKTD = heads(self.v_proj(x_BTC)).transpose(1, 2)
         if cache is not None:
             k_BKTD, v_BKTD = cache.update(self.layer, k_BKTD, v_BKTD)
-        mixed_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, mask_B1TS, scale=self.scale)
+        mixed_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, mask, scale=self.scale)
         return self.o_proj(mixed_BHTD.transpose(1, 2).reshape(B, T, -1))
 
 
 class DecoderLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); Gemma also norms what each of the two adds."""
 
-    def __init__(self, config: LlamaConfig, layer: int) -> None:
+    def __init__(self, config: LlamaConfig, layer: int, mlp: nn.Module) -> None:
         super().__init__()
 
         def norm() -> RMSNorm:
@@ -290,7 +291,7 @@ class DecoderLayer(nn.Module):
 
         self.is_gemma = config.is_gemma
         self.self_attn = Attention(config, layer)
-        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, act=config.hidden_act, bias=config.mlp_bias)
+        self.mlp = mlp
         self.input_layernorm = norm()
         # By this name Llama means the norm before the perceptron, Gemma the one on what attention adds.
         self.post_attention_layernorm = norm()
@@ -298,10 +299,8 @@ class DecoderLayer(nn.Module):
             self.pre_feedforward_layernorm = norm()
             self.post_feedforward_layernorm = norm()
 
-    def forward(
-        self, x_BTC: Tensor, cos_sin: tuple[Tensor, Tensor], mask_B1TS: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        added_BTC = self.self_attn(self.input_layernorm(x_BTC), cos_sin, mask_B1TS, cache)
+    def forward(self, x_BTC: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None) -> Tensor:
+        added_BTC = self.self_attn(self.input_layernorm(x_BTC), cos_sin, mask, cache)
         if not self.is_gemma:
             x_BTC = x_BTC + added_BTC
             return x_BTC + self.mlp(self.post_attention_layernorm(x_BTC))
@@ -312,10 +311,10 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Embedding, layers and final norm; `Llama` calls them, this holds them under their Hugging Face names."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, mlps: Iterable[nn.Module]) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, layer, mlp) for layer, mlp in enumerate(mlps))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, unit_offset=config.is_gemma)
 
 
@@ -327,10 +326,15 @@ class Llama(LanguageModel):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config
-        self.model = Decoder(config)
+        self.model = Decoder(config, map(self.feed_forward, range(config.num_hidden_layers)))
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.apply(self._initialise)
+
+    def feed_forward(self, layer: int) -> nn.Module:
+        """What a layer has after its attention, x_BTC to x_BTC; a family with something else there overrides it."""
+        config = self.config
+        return GatedMLP(config.hidden_size, config.intermediate_size, act=config.hidden_act, bias=config.mlp_bias)
 
     def _initialise(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -356,7 +360,7 @@ class Llama(LanguageModel):
         T = input_ids_BT.shape[1]
         S = T + (cache.length if cache is not None else 0)
         cos_sin: dict[str, tuple[Tensor, Tensor]] = {}
-        mask: dict[str, Tensor | None] = {}
+        mask: dict[str, Mask] = {}
         for kind in dict.fromkeys(config.layer_types):
             cos_sin[kind] = rotary(config.rope[kind], positions_BT, config.head_dim, x_BTC.dtype)
             window = config.sliding_window if kind == SLIDING else None

@@ -98,10 +98,7 @@ def load(
             raise ModelFileError(
                 f"its config has {config.num_hidden_layers} layers, but there are only {len(checkpoint.names)} tensors"
             )
-        try:
-            model = without_memory(family, config)
-        except RuntimeError as error:  # a product of sizes that overflows
-            raise ModelFileError(f"its config asks for more than any memory holds: {error}") from error
+        model = outline(family, config)
         packed = pack(model, checkpoint, dtype) if pack is not None else set()
         _fill(model, checkpoint, dtype, torch.device(device), packed)
         model.tokenizer = checkpoint.tokenizer()
@@ -114,10 +111,16 @@ def load(
     return model.eval()
 
 
-def without_memory(family: Family, config: Any) -> Pretrained:
-    """A model of that config on torch's meta device."""
-    with torch.device("meta"), _NoInitialisation():
-        return family.build(config)
+def outline(family: Family, config: Any) -> Pretrained:
+    """A module of that config on torch's meta device: names and shapes, no memory.
+
+    Raises ModelFileError for sizes whose product overflows.
+    """
+    try:
+        with torch.device("meta"), _NoInitialisation():
+            return family.build(config)
+    except RuntimeError as error:
+        raise ModelFileError(f"its config asks for more than any memory holds: {error}") from error
 
 
 class _NoInitialisation(TorchFunctionMode):
@@ -134,19 +137,21 @@ def _fill(model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: 
     """Give each parameter memory and its values; refuse what is missing, misshapen or left over."""
     family = checkpoint.family
     left = {name for name in checkpoint.names if not re.search(family.ignored, name)} - packed
-    for name, parameter in list(model.named_parameters()):
-        bare = family.bare(family.hf_name(name))
-        if bare not in checkpoint.names:
-            raise ModelFileError(f"tensor {family.hf_name(name)} is missing")
-        found, wanted = checkpoint.shape(bare), tuple(parameter.shape)
-        if found != wanted:
-            raise ModelFileError(f"tensor {checkpoint.names[bare]} is {found}, the config asks for {wanted}")
-        values = torch.empty(wanted, dtype=dtype, device=device)
-        if not values.is_meta:
-            checkpoint.read(bare, values)
+    for name, built in model.state_dict(keep_vars=True).items():
+        # What no gradient trains was made to be precise, such as a bias that small steps add up to.
+        values = torch.empty(built.shape, dtype=dtype if built.requires_grad else built.dtype, device=device)
+        for stored, part in family.stored(name, values):
+            bare = family.bare(stored)
+            if bare not in checkpoint.names:
+                raise ModelFileError(f"tensor {stored} is missing")
+            found, wanted = checkpoint.shape(bare), tuple(part.shape)
+            if found != wanted:
+                raise ModelFileError(f"tensor {checkpoint.names[bare]} is {found}, the config asks for {wanted}")
+            if not part.is_meta:
+                checkpoint.read(bare, part)
+            left.discard(bare)
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(values))
-        left.discard(bare)
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(values) if built.requires_grad else values)
     if _HEAD in left and isinstance(model, LanguageModel):
         if device.type != "meta":
             _check_tied_head(model, checkpoint)

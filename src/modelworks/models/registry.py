@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from modelworks.core.errors import ModelFileError
-from modelworks.models import bert, gpt2, llama
+from modelworks.models import bert, gpt2, llama, moe
 from modelworks.models.base import Pretrained
 from modelworks.models.config import ModelConfig
 
@@ -35,6 +35,12 @@ class Family:
     """Bare names of matrices that checkpoints hold as (in, out)."""
     ignored: str = _NOTHING
     """Bare names of what checkpoints hold beside the model's parameters: buffers, other heads, other modalities."""
+    split: Callable[[str, Tensor], Iterable[tuple[str, Tensor]]] = lambda name, tensor: ((name, tensor),)
+    """A parameter or buffer as the named parts that checkpoints hold, each a view of it."""
+
+    def stored(self, name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+        """What a checkpoint has for a parameter: names of its own, and for each the part of `tensor` that it holds."""
+        return [(self.hf_name(part), view) for part, view in self.split(name, tensor)]
 
     def bare(self, checkpoint_name: str) -> str:
         name = re.sub(f"^(?:{self.prefix})", "", checkpoint_name)
@@ -59,6 +65,21 @@ _GPT2 = Family(
     transposed=r"^h\.\d+\.(attn|mlp)\.c_\w+\.weight$",
     ignored=r"\.attn\.(masked_)?bias$",
 )
+
+
+def _moe(hf_name: Callable[[str], str]) -> Family:
+    return Family(
+        moe.MoEConfig,
+        moe.MoE,
+        moe.MoE,
+        hf_name=hf_name,
+        prefix=r"model\.",
+        renamed=moe.RENAMED,
+        ignored=r"rotary_emb\.inv_freq$",
+        split=moe.split,
+    )
+
+
 _BERT_NAMES = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 _BERT = Family(
     bert.BertConfig,
@@ -83,6 +104,7 @@ _BERT_READER = Family(
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(llama.ARCHITECTURES.values(), _LLAMA),
     "Gemma3ForConditionalGeneration": _LLAMA,
+    **{name: _moe(moe.HF_NAMES.get(kind, str)) for kind, name in moe.ARCHITECTURES.items()},
     "GPT2LMHeadModel": _GPT2,
     "BertModel": _BERT,
     "BertForMaskedLM": _BERT,
@@ -92,6 +114,7 @@ FAMILIES: dict[str, Family] = {
 # For a config.json that names no architecture.
 _BY_MODEL_TYPE = {
     **llama.ARCHITECTURES,
+    **moe.ARCHITECTURES,
     "gemma3": "Gemma3ForConditionalGeneration",
     "gpt2": "GPT2LMHeadModel",
     "bert": "BertModel",
@@ -110,12 +133,13 @@ def family_of(config: Mapping[str, Any]) -> Family:
     return FAMILIES[name]
 
 
-def architecture_of(model: nn.Module) -> tuple[str | None, Family]:
-    """The family of a module, and the architecture that it is saved as where its config alone does not tell.
+def architecture_of(model: nn.Module) -> tuple[str, Family]:
+    """The architecture that a module is saved as, and its family: what its config says where that is its class.
 
     Raises ModelFileError for a class that is not here.
     """
-    for name, family in FAMILIES.items():
-        if type(model) is family.kind:
-            return (None if family is _LLAMA else name), family
+    named = model.config.to_hf().get("architectures", []) if isinstance(model, Pretrained) else []
+    for name in (*named, *FAMILIES):
+        if type(model) is FAMILIES[name].kind:
+            return name, FAMILIES[name]
     raise ModelFileError(f"{type(model).__name__} is in no registered model family")

@@ -17,7 +17,7 @@ from modelworks.core.lineage import Lineage
 from modelworks.core.paths import atomic_folder
 from modelworks.models.base import Pretrained
 from modelworks.models.folder import CONFIG, GENERATION, INDEX, WEIGHTS
-from modelworks.models.load import without_memory
+from modelworks.models.load import outline
 from modelworks.models.registry import Family, architecture_of
 
 _MAX_SHARD_BYTES = 5_000_000_000
@@ -36,16 +36,14 @@ def save(
     target = Path(folder)
     architecture, family = architecture_of(model)
     _check_plain(model, family)
-    config = model.config.to_hf()
-    if architecture is not None:
-        config["architectures"] = [architecture]
+    config = {**model.config.to_hf(), "architectures": [architecture]}
     # transformers 5 reads `dtype`, older readers `torch_dtype`.
     config["dtype"] = config["torch_dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
     weights: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        stored = family.hf_name(name)
-        is_transposed = re.search(family.transposed, family.bare(stored)) is not None
-        weights[stored] = parameter.detach().T if is_transposed else parameter.detach()
+    for name, tensor in model.state_dict().items():
+        for stored, part in family.stored(name, tensor):
+            is_transposed = re.search(family.transposed, family.bare(stored)) is not None
+            weights[stored] = part.T if is_transposed else part
     if lineage is None:
         lineage = Lineage(parents=(str(model.source),) if model.source is not None else ())
     try:
@@ -66,7 +64,7 @@ def save(
 def _check_plain(model: Pretrained, family: Family) -> None:
     """Raise ModelFileError for a model with adapters on it or packed matrices: a folder has no place for them."""
     found = {name for name, _ in model.named_parameters()}
-    wanted = {name for name, _ in without_memory(family, model.config).named_parameters()}
+    wanted = {name for name, _ in outline(family, model.config).named_parameters()}
     for what, names in (("has no", wanted - found), ("has a", found - wanted)):
         if names:
             raise ModelFileError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -34,4 +34,13 @@ class Objective(Protocol):
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         """The loss, summed over what counts, with its graph; and what else is worth plotting, detached."""
+        ...
+
+
+@runtime_checkable
+class SteppedObjective(Objective, Protocol):
+    """An objective that moves something of the model itself, which no gradient does, once a step."""
+
+    def after_step(self, model: nn.Module, *, taken: bool) -> None:
+        """The loop calls it after the optimisers, on every rank, and with `taken` False after a step it skipped."""
         ...

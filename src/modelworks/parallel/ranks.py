@@ -16,7 +16,16 @@ def world_size() -> int:
 
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of all ranks' values, on each of them; every rank must ask."""
+    return _reduced(value, dist.ReduceOp.SUM)
+
+
+def max_over_ranks(value: Tensor) -> Tensor:
+    """The largest of all ranks' values, on each of them; every rank must ask."""
+    return _reduced(value, dist.ReduceOp.MAX)
+
+
+def _reduced(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     if world_size() > 1:
         value = value.clone()
-        dist.all_reduce(value)
+        dist.all_reduce(value, operation)
     return value

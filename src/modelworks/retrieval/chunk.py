@@ -18,7 +18,7 @@ from math import ceil
 from weakref import WeakKeyDictionary
 
 from modelworks.core.errors import ConfigError
-from modelworks.retrieval.document import Block, BlockKind, Chunk, Document, Page
+from modelworks.data.document import Block, BlockKind, Document, Page
 from modelworks.retrieval.sentence import LineEnds, sentences
 
 CountTokens = Callable[[str], int]
@@ -38,6 +38,21 @@ _LONG_HEADING = 60
 _TOP_LEVEL = 2
 """Headings down to this level begin a chunk of their own: a document's title and its sections."""
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"))
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A span that is indexed and retrieved as one: `document.text[start:end]`."""
+
+    start: int
+    end: int
+    index_text: str
+    """What is embedded and indexed for words: heading path and table header, then the span, NFKC-normalised."""
+    heading: str = ""
+    """The title, where no heading shows it, and the headings that the span's text stands under, the span's own first
+    ones among them, outermost first, joined by " > "."""
+    statements: tuple[tuple[int, int], ...] = ()
+    """The sentences, items, rows and lines of code in the span, headings left out: what can be cited."""
 
 
 def index_form(text: str) -> str:

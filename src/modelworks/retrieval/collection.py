@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from modelworks.core.errors import ConfigError
+from modelworks.data.document import Document
 from modelworks.retrieval import doctor, fuse, lexical
-from modelworks.retrieval.chunk import STRATEGIES, index_form
+from modelworks.retrieval.chunk import STRATEGIES, Chunk, index_form
 from modelworks.retrieval.dense import EXACT_LIMIT, DenseIndex
-from modelworks.retrieval.document import Chunk, Document
 from modelworks.retrieval.embed import DEFAULT_EMBEDDER, Embedder, EncoderEmbedder
 from modelworks.retrieval.store import DocumentInfo, Store, StoredDocument
 from modelworks.retrieval.sync import Sync, SyncReport, embed_pending
@@ -69,7 +69,7 @@ class _FileReader:
     chunking: str
 
     def __call__(self, path: Path) -> tuple[Document, Sequence[Chunk]]:
-        from modelworks.retrieval.load import load
+        from modelworks.data.documents import load
 
         document = load(path)
         cut = STRATEGIES[self.chunking]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelworks.core.errors import StoreError
+from modelworks.data.document import Page
 from modelworks.retrieval.database import DamagedError
-from modelworks.retrieval.document import Page
 from modelworks.retrieval.projection import Projection
 from modelworks.retrieval.store import VECTOR_DTYPE, Store, text_hash
 

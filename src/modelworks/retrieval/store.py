@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.core.errors import StoreError
+from modelworks.data.document import Document, Page
 from modelworks.retrieval import lexical
-from modelworks.retrieval.chunk import index_form
+from modelworks.retrieval.chunk import Chunk, index_form
 from modelworks.retrieval.database import Database
-from modelworks.retrieval.document import Chunk, Document, Page
 from modelworks.retrieval.embed import Embedder
 
 VECTOR_DTYPE = np.dtype("<f2")

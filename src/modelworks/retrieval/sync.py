@@ -23,10 +23,11 @@ from typing import Literal
 
 from modelworks.core.errors import ConfigError, DocumentError
 from modelworks.core.log import Advance, progress
-from modelworks.retrieval.document import Chunk, Document
+from modelworks.data.document import Document
+from modelworks.data.walk import Walk, is_utf8, walk
+from modelworks.retrieval.chunk import Chunk
 from modelworks.retrieval.embed import Embedder
 from modelworks.retrieval.store import ChunkDelta, FileState, KnownFile, NameTakenError, Store
-from modelworks.retrieval.walk import Walk, is_utf8, walk
 
 Outcome = Literal["added", "updated", "unchanged", "renamed", "removed", "skipped", "excluded"]
 Reader = Callable[[Path], tuple[Document, Sequence[Chunk]]]

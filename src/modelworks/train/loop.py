@@ -14,8 +14,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modelworks.core.config import as_dict
-from modelworks.core.errors import ConfigError, TrainingError
+from modelworks.core.errors import ConfigError, Stopped, TrainingError
 from modelworks.data.batch import Batch, BatchStream
 from modelworks.kernels.memory import kept_memory
 from modelworks.models.base import evaluating
-from modelworks.objectives.base import Objective
-from modelworks.parallel.ranks import sum_over_ranks, world_size
+from modelworks.objectives.base import Objective, SteppedObjective
+from modelworks.parallel.ranks import max_over_ranks, sum_over_ranks, world_size
 from modelworks.train.checkpoint import Checkpoints, rng_state, set_rng_state
 from modelworks.train.guard import Guard, GuardRecipe
 from modelworks.train.optim import OptimRecipe, make_optimizers
@@ -46,7 +46,8 @@ Evaluate = Callable[[nn.Module], Mapping[str, Any]]
 class TrainRecipe:
     """What the loop needs to know. A kind of run adds its model, its data and its objective."""
 
-    steps: int
+    steps: int = 0
+    "0: as many as the data makes, for a run that knows."
     accumulate: int = 1
     "Micro-batches of a step."
     clip: float = 1.0
@@ -71,7 +72,7 @@ class TrainRecipe:
     guard: GuardRecipe = field(default_factory=GuardRecipe)
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("accumulate", 1), ("keep", 1), ("evaluate_every", 0), ("save_every", 0)):
+        for name, least in (("steps", 0), ("accumulate", 1), ("keep", 1), ("evaluate_every", 0), ("save_every", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be {least} or more, got {getattr(self, name)}")
         if not 0 <= self.clip < math.inf:
@@ -115,15 +116,18 @@ def train(
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
 ) -> Iterator[Step]:
-    """Train until `recipe.steps`, the end of the batches, or SIGTERM or SIGINT; yield a record of each step.
+    """Train until `recipe.steps` or the end of the batches; yield a record of each step.
 
     With `checkpoints`, the state is saved on schedule and at the end. With `resume` too, the run goes on from the last
     checkpoint, if there is one, bit for bit as if it had never stopped. `evaluate` draws from the random generators
     without moving them. At the end the model has its last weights, or their average, and is in the mode it came in.
 
-    Raises ConfigError where there are checkpoints but no `resume`, and TrainingError for a checkpoint that cannot be
-    written or read, and where steps are skipped again and again and there is nothing left to go back to.
+    SIGTERM and SIGINT let the step end, save, and raise Stopped. Raises ConfigError where there are checkpoints but no
+    `resume`, and TrainingError for a checkpoint that cannot be written or read, and where steps are skipped again and
+    again and there is nothing left to go back to.
     """
+    if not recipe.steps:
+        raise ConfigError("steps is 0; state how many to take")
     trainer = Trainer(model, batches, objective, recipe)
     if checkpoints is not None and (state := checkpoints.load(recipe=as_dict(recipe), model=model.state_dict())):
         if not resume:
@@ -138,7 +142,11 @@ def train(
             saved_at = trainer.steps_done
 
     with kept_memory(), _prepared(model, recipe), _stop_on_signals() as stops:
-        while trainer.steps_done < recipe.steps and not stops():
+        while trainer.steps_done < recipe.steps:
+            if name := stops():
+                save()
+                kept = f"saved in {checkpoints.folder}; resume it to go on" if checkpoints else "nothing was saved"
+                raise Stopped(f"{name} came after step {trainer.steps_done} of {recipe.steps}: {kept}")
             record = trainer.step()
             if record is None:
                 break
@@ -202,6 +210,8 @@ class Trainer:
                     group["lr"] = lr
                 optimizer.step()
             self._move_average()
+        if isinstance(self.objective, SteppedObjective):
+            self.objective.after_step(self.model, taken=skipped is None)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - began
@@ -211,14 +221,13 @@ class Trainer:
         """Leave the gradient of the mean loss in the parameters; return the mean loss and metrics, of all ranks."""
         # Averaged over ranks, a gradient of this is their sum.
         scale = world_size() / weight
-        kind, bf16 = self._device.type, self.recipe.precision == "bf16"
         loss_sum = torch.zeros((), dtype=torch.double, device=self._device)
         sums: dict[str, list[Tensor]] = {}
         # Around all micro-batches, so that each weight is rounded once a step.
-        with torch.autocast(kind, torch.bfloat16) if bf16 else nullcontext():
+        with _autocast(self._device, self.recipe.precision):
             for batch in batches:
                 loss, metrics = self.objective(self.model, batch)
-                with torch.autocast(kind, enabled=False):
+                with torch.autocast(self._device.type, enabled=False):
                     (loss * scale).backward()
                 loss_sum += loss.detach()
                 for name, ratio in metrics.items():
@@ -318,6 +327,26 @@ class Trainer:
         return {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
 
 
+def mean_loss(
+    model: nn.Module, batches: Iterable[Batch], objective: Objective, *, precision: Literal["fp32", "bf16"] = "fp32"
+) -> float:
+    """The loss of a model over all batches and ranks, in evaluation mode, without learning from them; NaN for none."""
+    device = next(model.parameters()).device
+    sums = torch.zeros(2, dtype=torch.double, device=device)
+    with evaluating(model), torch.no_grad(), _autocast(device, precision):
+        for batch in batches:
+            moved = {name: tensor.to(device) for name, tensor in batch.items()}
+            weight = objective.weight(moved)
+            if weight:
+                sums += torch.stack([objective(model, moved)[0].double(), weight.double()])
+    total, count = sum_over_ranks(sums).tolist()
+    return total / count if count else math.nan
+
+
+def _autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
 def _tokens(batches: list[Batch], device: torch.device) -> Tensor:
     count = torch.zeros((), dtype=torch.double, device=device)
     for batch in batches:
@@ -354,26 +383,29 @@ def _prepared(model: nn.Module, recipe: TrainRecipe) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Tells whether SIGTERM or SIGINT came on any rank; a second one acts as it would have without."""
-    asked = False
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+def _stop_on_signals() -> Iterator[Callable[[], str | None]]:
+    """Tells the name of the signal, SIGTERM or SIGINT, that came on any rank; a second one acts as without us."""
+    came = 0
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = number
         restore()
 
+    def name() -> str | None:
+        number = int(max_over_ranks(torch.tensor(came))) if world_size() > 1 else came
+        return signal.Signals(number).name if number else None
+
     for number in before:
-        signal.signal(number, ask)
+        signal.signal(number, note)
     try:
-        yield lambda: bool(sum_over_ranks(torch.tensor(asked, dtype=torch.int32))) if world_size() > 1 else asked
+        yield name
     finally:
         restore()

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from modelworks.data.document import Page
 from modelworks.retrieval.answer import REFUSAL, Answer, Citation, Passage
 from modelworks.retrieval.collection import Collection
-from modelworks.retrieval.document import Page
 from modelworks.retrieval.evidence import Calibration, Reading
 from modelworks.retrieval.store import DocumentInfo, StoredDocument
 from modelworks.serve.documents import Documents

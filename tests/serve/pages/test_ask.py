@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modelworks.retrieval.document import Page
+from modelworks.data.document import Page
 
 LEAVE = "people/leave & more #1?.md"
 LEAVE_TEXT = (

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelworks.core.errors import ConfigError, ModelworksError
-from modelworks.core.lineage import installed_versions
 from modelworks.engine.bench.measure import BATCH_PROMPT, USER_ERROR, run
 from modelworks.kernels.native import isa
 from modelworks.kernels.program import Program
@@ -78,6 +77,8 @@ class Own:
         return runner, model
 
     def about(self) -> dict[str, str]:
+        from modelworks.core.lineage import installed_versions  # a megabyte or two that are not the model's
+
         found = {"version": installed_versions()["modelworks"], "computed_by": self._computed}
         return found | {"isa": isa()} if isinstance(self._runner, Program) else found
 

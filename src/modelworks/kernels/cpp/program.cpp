@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -137,7 +138,33 @@ void Program::step(const Batch& batch) {
         });
     }
     find_spans(batch);
-    for (const auto& step : steps_) step->run(*this, batch);
+    for (size_t i = 0; i < all_; i++) steps_[i]->run(*this, batch);
+    const Batch left = narrowed(batch);
+    find_spans(left);
+    for (size_t i = all_; left.tokens > 0 && i < steps_.size(); i++) steps_[i]->run(*this, left);
+}
+
+Batch Program::narrowed(const Batch& batch) {
+    const int32_t* wanted = batch.wanted_R;
+    for (int r = 1; r < batch.wanted; r++) {
+        if (wanted[r] <= wanted[r - 1]) return batch;
+    }
+    for (size_t i = 0; i < buffers_.size(); i++) {
+        for (int r = 0; r < batch.wanted; r++) {
+            if (wanted[r] != r) std::copy_n(row(int(i), wanted[r]), widths_[i], row(int(i), r));
+        }
+    }
+    narrow_starts_.clear();
+    for (int b = 0; b <= batch.sequences; b++)
+        narrow_starts_.push_back(int32_t(std::lower_bound(wanted, wanted + batch.wanted, batch.starts_B1[b]) - wanted));
+    narrow_wanted_.resize(batch.wanted);
+    std::iota(narrow_wanted_.begin(), narrow_wanted_.end(), 0);
+    Batch left = batch;
+    left.tokens = batch.wanted;
+    left.ids_N = nullptr;
+    left.starts_B1 = narrow_starts_.data();
+    left.wanted_R = narrow_wanted_.data();
+    return left;
 }
 
 int Program::add_adapter(std::unique_ptr<Adapter> adapter) {
@@ -270,11 +297,12 @@ void multiply(const Kernels& kernels, Pool& pool, const std::vector<Matrix>& par
               const Output& out, const std::vector<Addition>& additions) {
     int tiles = 0;
     for (const Matrix& part : parts) tiles += part.tiles();
-    // A few chunks a thread, so that one which is slowed down leaves its share to the others; with many rows, a tile is
-    // work enough to share out by itself, and threads end a region at about the same time.
-    const int chunks = std::min(tiles, (rows < 32 ? 8 : 64) * pool.threads);
+    // A few chunks a thread, so that one which is slowed down leaves its share to the others; with many rows, two tiles are
+    // work enough to share out by itself, and threads end a region at about the same time. Tiles go in pairs: see kTiles.
+    const int pairs = (tiles + 1) / 2, chunks = std::min(pairs, (rows < 32 ? 8 : 64) * pool.threads);
     pool.run(chunks, [&](int chunk) {
-        int first = int(int64_t(tiles) * chunk / chunks), last = int(int64_t(tiles) * (chunk + 1) / chunks), row = 0;
+        int first = 2 * int(int64_t(pairs) * chunk / chunks), row = 0;
+        int last = std::min(tiles, 2 * int(int64_t(pairs) * (chunk + 1) / chunks));
         for (size_t p = 0; p < parts.size(); p++) {
             const Matrix& part = parts[p];
             const int end = std::min(last, part.tiles());

@@ -83,6 +83,8 @@ class Program;
 struct Step {
     virtual ~Step() = default;
     virtual void run(Program& program, const Batch& batch) const = 0;
+    // Whether it is about the batch, its tokens or its sequences, and not about each row by itself.
+    virtual bool needs_all() const { return false; }
 };
 
 class Program {
@@ -94,7 +96,10 @@ class Program {
 
     Program(const Kernels& kernels, Pool& pool, std::vector<int> widths, CacheShape cache, int vocab);
 
-    void append(std::unique_ptr<Step> step) { steps_.push_back(std::move(step)); }
+    void append(std::unique_ptr<Step> step) {
+        steps_.push_back(std::move(step));
+        if (steps_.back()->needs_all()) all_ = steps_.size();
+    }
     int add_rope(Rope rope);
     // Throws std::invalid_argument for a batch that is none; the cache is then untouched.
     void step(const Batch& batch);
@@ -147,10 +152,14 @@ class Program {
 
     void check(const Batch& batch) const;
     void find_spans(const Batch& batch);
+    // The batch without tokens that are not wanted, whose rows are moved together.
+    Batch narrowed(const Batch& batch);
     int half_width(int rope) const { return int(ropes_[rope].frequency.size()); }
 
     std::vector<int> widths_;
     std::vector<std::unique_ptr<Step>> steps_;
+    size_t all_ = 0;  // so many steps are for all tokens, those after them for the wanted ones
+    std::vector<int32_t> narrow_starts_, narrow_wanted_;
     std::vector<Rope> ropes_;
     Memory memory_;
     uint16_t* const cache_;
@@ -170,6 +179,7 @@ struct Embed : Step {
     Matrix table;
     float scale;
     void run(Program& program, const Batch& batch) const override;
+    bool needs_all() const override { return true; }
 };
 
 // target (+)= matrix * f(source) + bias, where f is nothing, an RMSNorm or a gate over the two halves of the source,
@@ -203,6 +213,7 @@ struct Attend : Step {
     float scale, eps;
     std::vector<float> q_norm, k_norm;  // empty: none
     void run(Program& program, const Batch& batch) const override;
+    bool needs_all() const override { return true; }
 
   private:
     // Some tokens of one sequence, with the queries of one key-value head: those share the reading of its keys.

@@ -1,0 +1,1 @@
+"""Scores: what a model's answers are worth, with their uncertainty."""

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelworks.evals.intervals import bootstrap, wilson
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(5, 10, 0.2366, 0.7634), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)],
+)
+def test_wilson_has_its_published_values(successes, trials, low, high):
+    """The last is Newcombe's example (1998, Statistics in Medicine 17, table I)."""
+    assert wilson(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(0, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.99))
+def test_wilson_holds_the_rate_and_stays_within_bounds(counts, confidence):
+    low, high = wilson(*counts, confidence)
+    rate = counts[0] / counts[1] if counts[1] else 0.5
+    assert 0 <= low <= rate + 1e-9
+    assert rate - 1e-9 <= high <= 1
+
+
+def test_wilson_covers_as_often_as_it_says():
+    draw = np.random.default_rng(0)
+    inside = [low <= 0.1 <= high for low, high in (wilson(int(draw.binomial(100, 0.1)), 100) for _ in range(2000))]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.03)
+
+
+def test_bootstrap_is_close_to_the_normal_interval_and_repeatable():
+    values = np.random.default_rng(1).normal(3, 2, 400)
+    low, high = bootstrap(values)
+    half = 1.96 * values.std(ddof=1) / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+    assert bootstrap(values) == (low, high)
+
+
+def test_what_cannot_be_is_an_error():
+    with pytest.raises(ValueError, match="3 of 2"):
+        wilson(3, 2)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap([])
