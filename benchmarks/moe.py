@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from modelworks.train.speed import flops_per_token
 
 from modelworks.core.paths import cache_dir
 from modelworks.models.base import LanguageModel
@@ -32,7 +33,6 @@ from modelworks.train.checkpoint import seed_everything
 from modelworks.train.loop import TrainRecipe
 from modelworks.train.optim import OptimRecipe
 from modelworks.train.schedule import ScheduleRecipe
-from modelworks.train.speed import flops_per_token
 from support.runs import batches, held_out_loss, kept, parameters, train_quietly
 from support.texts import corpus
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from modelworks.adapt import lora, peft, qlora
+from modelworks.adapt.lora import LoraConfig
 from modelworks.adapt.peft import WEIGHTS
 from modelworks.core.errors import ConfigError, ModelFileError
+from modelworks.core.log import console, warn_once
 from modelworks.engine.adapters import UnknownAdapterError
 from modelworks.engine.engine import Engine
 from modelworks.engine.generate import complete
@@ -343,3 +348,43 @@ def test_a_runner_without_adapters_in_a_step_is_asked_as_ever(model: LanguageMod
     with Engine(model, runner=Watched(model, kv_bytes=1 << 20)) as engine:
         ids(engine.submit([1, 2], GREEDY))
     assert set(seen) == {5}
+
+
+@pytest.mark.parametrize("settings", [{}, {"rslora": True, "rank_pattern": {"q_proj": 3}}, {"init": "pissa"}])
+def test_what_was_trained_here_is_served(model: LanguageModel, settings: dict[str, Any], tmp_path: Path) -> None:
+    """The trained model itself, its adapter merged, and the engine with the adapter's folder say the same."""
+    trained = copy.deepcopy(model)
+    lora.apply(trained, LoraConfig(rank=4, **settings))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for part in lora.parts_of(trained).values():
+            part.b_Rr.add_(torch.randn(part.b_Rr.shape, generator=generator))
+    peft.save(trained, tmp_path / "adapter")
+    expected = complete(trained, PROMPTS, GREEDY)
+    lora.bake(trained)
+    assert [each.ids for each in complete(trained, PROMPTS, GREEDY)] == [each.ids for each in expected]
+    with Engine(model) as engine:
+        engine.add_adapter("new", tmp_path / "adapter")
+        for prompt, want in zip(PROMPTS, expected, strict=True):
+            found = [index for piece in engine.submit(prompt, GREEDY, adapter="new") for index in piece.ids]
+            assert found == list(want.ids)
+            assert found != [index for piece in engine.submit(prompt, GREEDY) for index in piece.ids]
+
+
+def test_a_dora_adapter_is_refused_with_advice(model: LanguageModel, tmp_path: Path) -> None:
+    trained = copy.deepcopy(model)
+    lora.apply(trained, LoraConfig(rank=4, dora=True))
+    peft.save(trained, tmp_path / "adapter")
+    with Engine(model) as engine, pytest.raises(ModelFileError, match=r"DoRA adapter .*`modelworks merge`"):
+        engine.add_adapter("new", tmp_path / "adapter")
+
+
+def test_an_adapter_of_rounded_weights_is_served_with_a_warning(model: LanguageModel, tmp_path: Path) -> None:
+    trained = copy.deepcopy(model)
+    qlora.quantize(trained)
+    lora.apply(trained, LoraConfig(rank=4))
+    peft.save(trained, tmp_path / "adapter")
+    warn_once.cache_clear()
+    with Engine(model) as engine, console().capture() as said:
+        engine.add_adapter("new", tmp_path / "adapter")
+    assert "trained on weights rounded to NF4" in " ".join(said.get().split())

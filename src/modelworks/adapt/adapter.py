@@ -53,6 +53,8 @@ class Adapter:
 
     source: Path
     additions: Mapping[str, Addition]
+    base: str | None = None
+    """What the model's weights were rounded to when it was trained: "NF4", or None where that is not known."""
 
     def matrices(self) -> dict[str, tuple[Floats, Floats]]:
         """For each matrix a_rC and b_Rr, which here holds the scale: y += b (a x).
@@ -131,6 +133,7 @@ class Tensors:
     """A matrix's alpha, given its rank."""
     wanted: frozenset[str] | None
     """The matrices that are stated to be adapted; None where nothing is."""
+    base: str | None = None
     rslora: bool = False
     dora: bool = False
 

@@ -25,6 +25,7 @@ from modelworks.models.base import Pretrained
 from modelworks.models.gguf import GGUFModel
 from modelworks.models.load import Checkpoint
 
+NF4 = "NF4"
 _UNPACKED = ("F64", "F32", "F16", "BF16")
 
 
@@ -51,13 +52,13 @@ def as_stored(model: Pretrained, checkpoint: Checkpoint, dtype: torch.dtype) -> 
 def to_nf4(model: Pretrained, checkpoint: Checkpoint, dtype: torch.dtype) -> set[str]:
     """Round the matrices of the layers to NF4 with double quantisation as they are read, one at a time; a `load.Pack`.
 
-    They are first rounded to `dtype`, as a model loaded in it is.
+    What they become does not depend on `dtype`.
     """
 
     def packed(place: Place, name: str) -> PackedLinear:
-        w_RC = torch.empty(place.shape, dtype=dtype)
-        checkpoint.read(place.bare + ".weight", w_RC)
-        return nf4_linear(w_RC, place.linear.bias)
+        w_RC = torch.empty(place.shape)
+        checkpoint.read(f"{place.bare}.weight", w_RC)
+        return nf4_linear(w_RC, place.linear.bias, dtype)
 
     return _replace(model, checkpoint, packed)
 
@@ -94,18 +95,19 @@ def quantize(model: nn.Module) -> None:
                 f"the model was trained on weights rounded to {place.linear.was} and is being rounded again, which "
                 "loses part of what was learnt; keep the adapter apart, or keep the merged model as it is"
             )
-        model.set_submodule(place.path, nf4_linear(place.linear.weight.detach(), place.linear.bias))
+        weight = place.linear.weight.detach()
+        model.set_submodule(place.path, nf4_linear(weight, place.linear.bias, weight.dtype))
 
 
-def nf4_linear(w_RC: Tensor, bias_R: nn.Parameter | None = None) -> PackedLinear:
-    """A frozen linear layer with its weights rounded to NF4, for a model of w's dtype."""
+def nf4_linear(w_RC: Tensor, bias_R: nn.Parameter | None = None, dtype: torch.dtype = torch.float32) -> PackedLinear:
+    """A frozen linear layer with its weights rounded to NF4, for a model of that dtype."""
     blocks, scales_G, offset = quantize_nf4(w_RC.float().cpu().numpy())
     return PackedLinear(
-        "NF4",
+        NF4,
         torch.from_numpy(blocks).to(w_RC.device),
         *w_RC.shape,
         scales_G=np.asarray(scales_G),
         offset=offset,
         bias_R=bias_R,
-        dtype=w_RC.dtype,
+        dtype=dtype,
     )

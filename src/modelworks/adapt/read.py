@@ -20,13 +20,15 @@ def read(path: str | Path, model: Pretrained) -> Adapter:
     source = Path(path).expanduser()
     try:
         if source.is_dir():
-            return Adapter(source, assemble(peft.tensors(source, model), model))
-        if source.is_file():
-            return Adapter(source, assemble(gguf.tensors(source, model), model))
+            tensors = peft.tensors(source, model)
+        elif source.is_file():
+            tensors = gguf.tensors(source, model)
+        else:
+            raise ModelFileError(
+                f"{source}: no such file or folder; an adapter is a folder with {peft.CONFIG}, or a .gguf file"
+            )
+        return Adapter(source, assemble(tensors, model), tensors.base)
     except ConfigError as error:
         raise ModelFileError(f"{source / peft.CONFIG}: {error}") from error
     except OSError as error:
         raise ModelFileError(f"{source}: {error.strerror or error}") from error
-    raise ModelFileError(
-        f"{source}: no such file or folder; an adapter is a folder with {peft.CONFIG}, or a .gguf file"
-    )

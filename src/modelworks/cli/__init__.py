@@ -37,6 +37,7 @@ for name, home, summary in (
     ("train", "train:train", "Train a model by a recipe: pre-training, fine-tuning."),
     ("bench", "bench:bench", "Measure a model's speed and memory, beside llama.cpp and transformers."),
     ("sweep", "sweep:sweep", "Train small models of many sizes, and predict a larger one's loss."),
+    ("merge", "merge:merge", "Make a model of a model and its adapters."),
     ("plan", "plan:plan", "What to train: sizes, tokens, FLOPs, memory and time; and laws from runs."),
     ("pull", "models:pull", "Fetch models into the cache."),
     ("models", "models:models", "List the models in the cache."),

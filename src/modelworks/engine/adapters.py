@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelworks.adapt.qlora import NF4
 from modelworks.adapt.read import read
 from modelworks.core.errors import ConfigError
+from modelworks.core.log import warn_once
 from modelworks.engine.runner import Runner
 from modelworks.models.base import LanguageModel
 
@@ -46,6 +48,11 @@ class Adapters:
             raise ConfigError("an adapter needs a name")
         self._check_free(name)
         adapter = read(path, self._model)
+        if adapter.base == NF4:
+            warn_once(
+                f"{path} was trained on weights rounded to {NF4}, and answers here with the model's own; "
+                "`modelworks merge` makes a model with the weights that it was trained on"
+            )
         loaded = Loaded(name, self._runner.add_adapter(adapter.matrices()), adapter.digest)
         try:
             with self._lock:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from modelworks.core.errors import ConfigError, ContextLengthError
 from modelworks.models.base import LanguageModel
-from modelworks.models.blocks.attention import KVCache, attend, causal_mask
+from modelworks.models.blocks.attention import KVCache, Mask, attend, causal_mask
 from modelworks.models.blocks.mlp import activation
 from modelworks.models.config import MAX_LAYERS, check_flags, check_numbers, check_sizes, given, token_ids
 
@@ -94,7 +94,7 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x_BTC: Tensor, mask_B1TS: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x_BTC: Tensor, mask: Mask, cache: KVCache | None) -> Tensor:
         B, T, C = x_BTC.shape
         q_BHTD, k_BHTD, v_BHTD = (
             part.view(B, T, -1, self.head_dim).transpose(1, 2) for part in self.c_attn(x_BTC).chunk(3, dim=-1)
@@ -102,7 +102,7 @@ class Attention(nn.Module):
         if cache is not None:
             k_BHTD, v_BHTD = cache.update(self.layer, k_BHTD, v_BHTD)
         drop = self.attn_pdrop if self.training else 0.0
-        mixed_BHTD = attend(q_BHTD, k_BHTD, v_BHTD, mask_B1TS, scale=self.head_dim**-0.5, dropout=drop)
+        mixed_BHTD = attend(q_BHTD, k_BHTD, v_BHTD, mask, scale=self.head_dim**-0.5, dropout=drop)
         added_BTC = self.c_proj(mixed_BHTD.transpose(1, 2).reshape(B, T, C))
         return F.dropout(added_BTC, self.resid_pdrop, self.training)
 
@@ -127,8 +127,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x_BTC: Tensor, mask_B1TS: Tensor | None, cache: KVCache | None) -> Tensor:
-        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), mask_B1TS, cache)
+    def forward(self, x_BTC: Tensor, mask: Mask, cache: KVCache | None) -> Tensor:
+        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), mask, cache)
         return x_BTC + self.mlp(self.ln_2(x_BTC))
 
 

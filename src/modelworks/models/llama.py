@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from modelworks.core.errors import ConfigError
 from modelworks.models.base import LanguageModel
-from modelworks.models.blocks.attention import KVCache, attend, causal_mask
+from modelworks.models.blocks.attention import KVCache, Mask, attend, causal_mask
 from modelworks.models.blocks.mlp import GatedMLP, activation
 from modelworks.models.blocks.norm import RMSNorm
 from modelworks.models.blocks.rope import RopeConfig, rotary, rotate
@@ -265,9 +265,7 @@ class Attention(nn.Module):
         else:
             self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
 
-    def forward(
-        self, x_BTC: Tensor, cos_sin: tuple[Tensor, Tensor], mask_B1TS: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
+    def forward(self, x_BTC: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None) -> Tensor:
         B, T, _ = x_BTC.shape
 
         def heads(x: Tensor) -> Tensor:
@@ -278,7 +276,7 @@ class Attention(nn.Module):
         v_BKTD = heads(self.v_proj(x_BTC)).transpose(1, 2)
         if cache is not None:
             k_BKTD, v_BKTD = cache.update(self.layer, k_BKTD, v_BKTD)
-        mixed_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, mask_B1TS, scale=self.scale)
+        mixed_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, mask, scale=self.scale)
         return self.o_proj(mixed_BHTD.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -301,10 +299,8 @@ class DecoderLayer(nn.Module):
             self.pre_feedforward_layernorm = norm()
             self.post_feedforward_layernorm = norm()
 
-    def forward(
-        self, x_BTC: Tensor, cos_sin: tuple[Tensor, Tensor], mask_B1TS: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        added_BTC = self.self_attn(self.input_layernorm(x_BTC), cos_sin, mask_B1TS, cache)
+    def forward(self, x_BTC: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None) -> Tensor:
+        added_BTC = self.self_attn(self.input_layernorm(x_BTC), cos_sin, mask, cache)
         if not self.is_gemma:
             x_BTC = x_BTC + added_BTC
             return x_BTC + self.mlp(self.post_attention_layernorm(x_BTC))
@@ -364,7 +360,7 @@ class Llama(LanguageModel):
         T = input_ids_BT.shape[1]
         S = T + (cache.length if cache is not None else 0)
         cos_sin: dict[str, tuple[Tensor, Tensor]] = {}
-        mask: dict[str, Tensor | None] = {}
+        mask: dict[str, Mask] = {}
         for kind in dict.fromkeys(config.layer_types):
             cos_sin[kind] = rotary(config.rope[kind], positions_BT, config.head_dim, x_BTC.dtype)
             window = config.sliding_window if kind == SLIDING else None
