@@ -23,6 +23,7 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from modelworks.core.errors import ModelworksError
 from modelworks.core.paths import cache_dir
 from modelworks.data.shards import MANIFEST, write_shards
 from modelworks.scaling.runs import read_runs
@@ -151,4 +152,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ModelworksError as error:  # stopped, or too little time for sizes to differ
+        print(error)
+        sys.exit(2)

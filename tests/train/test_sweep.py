@@ -178,5 +178,5 @@ def test_a_folder_with_something_else_in_it_is_refused(recipe_file: Path, overri
 
 
 def test_another_recipe_does_not_go_on_in_a_sweeps_folder(recipe_file: Path, overrides, finished: Path) -> None:
-    with pytest.raises(ConfigError, match="a sweep by another recipe"):
+    with pytest.raises(ConfigError, match=r"another recipe \(run\.optim\.lr was 0\.01, is 0\.001\)"):
         next(sweep(read_sweep(recipe_file, overrides("run.optim.lr=1e-3")), finished))

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modelworks.core.config import read_values, resolve, to_toml
+from modelworks.core.config import as_dict, differences, read_values, resolve, to_toml
 from modelworks.core.errors import ConfigError
 from modelworks.core.paths import read_json
 from modelworks.data.shards import Shards
@@ -219,17 +219,19 @@ def sweep(
 
 
 def _kept_plan(recipe: SweepRecipe, home: Path) -> list[SweepRun]:
-    kept, text = home / RECIPE, to_toml(recipe)
+    kept = home / RECIPE
     plan = home / "plan.json"
     if kept.exists() and plan.exists():
-        if kept.read_text(encoding="utf-8") != text:
-            raise ConfigError(f"{home}: there is a sweep by another recipe; name another folder")
+        before = as_dict(resolve(SweepRecipe, read_values(kept)))
+        changed = [f"{path} was {a!r}, is {b!r}" for path, a, b in differences(before, as_dict(recipe))]
+        if changed:
+            raise ConfigError(f"{home}: there is a sweep by another recipe ({changed[0]}); name another folder")
         return [SweepRun(**run) for run in json.loads(plan.read_text(encoding="utf-8"))]
     if any(home.iterdir()):
         raise ConfigError(f"{home}: it holds something other than a sweep; name a new folder")
     planned = make_plan(recipe)
     plan.write_text(json.dumps([asdict(run) for run in planned], indent=1) + "\n", encoding="utf-8")
-    kept.write_text(text, encoding="utf-8")
+    kept.write_text(to_toml(recipe), encoding="utf-8")
     return planned
 
 
