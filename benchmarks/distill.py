@@ -39,7 +39,7 @@ from support.runs import batches, held_out_loss, kept, parameters, train_quietly
 from support.texts import corpus
 
 VOCAB, SEQ_LEN, ROWS, LONGER = 2048, 256, 16, 2
-RATES = {"teacher": 2e-3, "student": 4e-3}
+LR = 4e-3
 # Widths and depths; a student's parameters are a quarter, embedding included (checked below).
 SHAPES = {"teacher": (192, 576, 6, 6), "student": (112, 336, 3, 4)}
 
@@ -77,7 +77,7 @@ def main() -> int:
         recipe = TrainRecipe(
             steps=steps,
             precision=options.precision,
-            optim=OptimRecipe(lr=RATES["teacher" if name == "teacher" else "student"]),
+            optim=OptimRecipe(name="muon", lr=LR),
             schedule=ScheduleRecipe(warmup=min(50, steps // 5), floor=0.1),
         )
         stream = batches(texts, SEQ_LEN, ROWS, seed=seed)
