@@ -349,6 +349,27 @@ def test_a_folder_with_a_run_is_not_trained_over(make_model, batches, recipe, tm
             list(train(make_model(), batches(), CausalLM(), recipe(1), checkpoints=checkpoints))
 
 
+def test_what_is_frozen_is_neither_changed_nor_saved(make_model, batches, recipe, tmp_path):
+    def frozen():
+        model = make_model()
+        model.transformer.wte.requires_grad_(False)
+        return model
+
+    models = frozen(), frozen()
+    with Checkpoints(tmp_path) as checkpoints:
+        steps = train(models[0], batches(), CausalLM(), recipe(4, save_every=2), checkpoints=checkpoints)
+        assert [step.step for _, step in zip(range(2), steps)] == [1, 2]
+        (path,) = checkpoints.steps().values()
+        saved = torch.load(path / "state.pt", weights_only=True)["model"]
+        assert saved.keys() == dict(models[0].named_parameters()).keys() - {"transformer.wte.weight"}
+        rest = [(step.step, step.loss) for step in steps]
+        resumed = train(models[1], batches(), CausalLM(), recipe(4, save_every=2), checkpoints=checkpoints, resume=True)
+        assert list(resumed) == []
+    assert [step for step, _ in rest] == [3, 4]
+    assert torch.equal(flat(models[0]), flat(models[1]))
+    assert torch.equal(models[0].transformer.wte.weight, make_model().transformer.wte.weight)
+
+
 def test_the_end_of_the_batches_ends_the_run(make_model, batches, recipe):
     steps = list(train(make_model(), batches(end=3), CausalLM(), recipe(9, accumulate=2)))
     assert len(steps) == 2

@@ -66,10 +66,10 @@ def spread(value: Tensor, like: Tensor) -> Tensor:
     return value
 
 
-def load_model_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors into a model that may be spread."""
+def copy_state(into: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into a model's state, which may be spread."""
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
+        for name, tensor in into.items():
             tensor.copy_(spread(state[name], tensor))
 
 

@@ -40,7 +40,7 @@ from modelworks.parallel.ranks import (
     wait_for_ranks,
     world_size,
 )
-from modelworks.parallel.shard import load_model_state, load_optimizer_state, shard, spread, whole
+from modelworks.parallel.shard import copy_state, load_optimizer_state, shard, spread, whole
 from modelworks.train.checkpoint import Checkpoints, rng_state, set_rng_state
 from modelworks.train.guard import Guard, GuardRecipe
 from modelworks.train.optim import OptimRecipe, make_optimizers
@@ -138,10 +138,10 @@ def train(
     """
     if not recipe.steps:
         raise ConfigError("steps is 0; state how many to take")
+    if checkpoints is not None and not resume and checkpoints.steps():
+        raise ConfigError(f"{checkpoints.folder}: there is a run already; resume it, or name another folder")
     trainer = Trainer(model, batches, objective, recipe)
-    if checkpoints is not None and (state := checkpoints.load(recipe=as_dict(recipe), model=model.state_dict())):
-        if not resume:
-            raise ConfigError(f"{checkpoints.folder}: there is a run already; resume it, or name another folder")
+    if checkpoints is not None and (state := checkpoints.load(recipe=as_dict(recipe), model=trainer.learned())):
         trainer.restore(state)
     saved_at = trainer.steps_done
 
@@ -296,12 +296,17 @@ class Trainer:
                 self._swap_average()
             set_rng_state(drawn)
 
+    def learned(self) -> dict[str, Tensor]:
+        """The model's state without parameters that are frozen, which are where they were loaded from."""
+        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in frozen}
+
     def state(self) -> dict[str, Any]:
         """All that a run on any number of ranks needs to go on; tensors are whole, and may be those of the run."""
         return {
             "step": self.steps_done,
             "rollbacks": self.rollbacks,
-            "model": whole(self.model.state_dict()),
+            "model": whole(self.learned()),
             "optimizers": [whole(optimizer.state_dict()) for optimizer in self.optimizers],
             "average": whole(self._average),
             "guard": self.guard.state(),
@@ -318,7 +323,7 @@ class Trainer:
 
     def _restore_weights(self, state: Mapping[str, Any]) -> None:
         self.steps_done = state["step"]
-        load_model_state(self.model, state["model"])
+        copy_state(self.learned(), state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             load_optimizer_state(optimizer, saved)
         for average, saved in zip(self._average, state["average"], strict=True):
@@ -334,7 +339,7 @@ class Trainer:
         """
         state = None
         if checkpoints is not None and self.rollbacks < self.recipe.guard.rollbacks:
-            state = checkpoints.load(recipe=as_dict(self.recipe), model=self.model.state_dict())
+            state = checkpoints.load(recipe=as_dict(self.recipe), model=self.learned())
         if state is None:
             raise TrainingError(
                 f"step {self.steps_done}: {self.guard.skipped} steps in a row could not be taken (the last: {reason}), "
