@@ -60,3 +60,10 @@ def test_another_ending_is_refused() -> None:
 def test_a_text_that_would_not_fit_is_cut() -> None:
     assert cut("short", 10, 100) == "short"
     assert cut("x" * 99, 10, 57) == "x" * 9 + "…"
+
+
+def test_an_element_of_a_page_has_its_attributes_and_no_style_of_its_own() -> None:
+    root = ElementTree.fromstring(PICTURE.to_element({"data-axis": 'a"b'}))
+    assert root.get("data-axis") == 'a"b'
+    assert root.get("aria-label") == "<a> title"
+    assert [element.tag for element in root if element.tag in ("style", "title")] == []

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelworks.core.picture import Dot, Line, Text
-from modelworks.core.plot import HEIGHT, WIDTH, Axis, Series, plot
+from modelworks.core.plot import HEIGHT, WIDTH, Axis, Plot, Series, plot
 
 LINEAR, LOG = Axis("x"), Axis("y", logarithmic=True)
 
@@ -59,3 +59,17 @@ def test_what_no_axis_can_show_is_refused() -> None:
         dots([1], [float("nan")])
     with pytest.raises(ValueError, match="positive"):
         dots([1], [0], y_axis=LOG)
+
+
+def test_a_smaller_plot_has_fewer_ticks_and_says_where_its_values_stand() -> None:
+    def ticks(picture: Plot) -> int:
+        return sum(isinstance(shape, Text) and shape.anchor == "middle" for shape in picture.shapes)
+
+    series = [Series("a name that is too long for half of so narrow a plot", [0, 100], [1, 2])]
+    wide, narrow = plot("t", LINEAR, LINEAR, series), plot("t", LINEAR, LINEAR, series, width=320, height=300)
+    assert 2 <= ticks(narrow) < ticks(wide)
+    start, end, low, high = narrow.ends
+    assert low < 0 < 100 < high
+    line = next(shape for shape in narrow.shapes if isinstance(shape, Line))
+    assert line.points[1][0] == pytest.approx(start + (end - start) * (100 - low) / (high - low))
+    assert any(isinstance(shape, Text) and shape.text.endswith("…") for shape in narrow.shapes)

@@ -7,8 +7,9 @@ import math
 
 import pytest
 
+from modelworks.core.errors import ConfigError, DataError
 from modelworks.train.loop import Step
-from modelworks.train.record import METRICS, Recorder
+from modelworks.train.record import METRICS, Recorder, read_metrics
 
 ABOUT = {"steps": 9, "flops_per_token": 100.0, "peak_flops": 1000.0}
 
@@ -27,7 +28,7 @@ def step(number, **changes):
 
 
 def lines(folder):
-    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / METRICS).read_text().rstrip("\n").split("\n")]
 
 
 def test_each_step_is_a_line_and_sums_run_on(tmp_path):
@@ -74,3 +75,70 @@ def test_event_files_hold_the_numbers(tmp_path):
     read = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert {"loss", "lr", "nll", "mfu", "tokens per second", "evaluation/loss"} <= set(read.Tags()["scalars"])
     assert [(event.step, event.value) for event in read.Scalars("loss")] == [(1, 2.0)]
+
+
+def test_records_are_read_as_they_were_written(tmp_path):
+    with Recorder(tmp_path, ABOUT) as recorder:
+        made = [
+            recorder.add(step(1, evaluation={"loss": math.inf, "samples": ["a\u2028b\x85c\nd"]})),
+            recorder.add(step(2, loss=None, grad_norm=None, metrics={}, skipped="nothing in it counts")),
+            recorder.add(step(3, skipped="loss is 9", rolled_back_to=1)),
+        ]
+    assert read_metrics(tmp_path) == (ABOUT, made)
+    with Recorder(tmp_path, ABOUT, steps_done=3):
+        pass  # goes on after lines with line separators in their texts
+    assert read_metrics(tmp_path) == (ABOUT, made)
+
+
+def test_numbers_that_json_lacks_come_back(tmp_path):
+    with Recorder(tmp_path, ABOUT) as recorder:
+        recorder.add(step(1, loss=math.nan, grad_norm=-math.inf, metrics={"nll": math.nan}))
+    _, (record,) = read_metrics(tmp_path)
+    assert math.isnan(record.step.loss)
+    assert record.step.grad_norm == -math.inf
+    assert math.isnan(record.step.metrics["nll"])
+
+
+def test_a_last_line_without_its_end_is_passed_over_at_any_byte(tmp_path):
+    with Recorder(tmp_path, ABOUT) as recorder:
+        recorder.add(step(1))
+        recorder.add(step(2, evaluation={"samples": ["Grüße, 世界"]}))
+    data = (tmp_path / METRICS).read_bytes()
+    before = data.rstrip(b"\n").rindex(b"\n") + 1
+    for end in range(before, len(data)):
+        (tmp_path / METRICS).write_bytes(data[:end])
+        assert [record.step.step for record in read_metrics(tmp_path)[1]] == [1]
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "says"),
+    [
+        (1, b'{"step": 1}', "line 1 is damaged: the first line of a run says what it is"),
+        (2, b'{"step": 1, "lo', "line 2 is damaged: not valid JSON"),
+        (2, b"", "line 2 is damaged: not valid JSON"),
+        (3, b"\xff\xfe", "line 3 is damaged: not valid JSON"),
+        (3, b"[" * 100_000, "line 3 is damaged: not valid JSON"),
+        (3, b"7", "line 3 is damaged: it is no JSON object"),
+        (3, b'{"step": "two"}', "line 3 is damaged: .*step.step: must be a whole number, got 'two'"),
+        (3, b"{}", "line 3 is damaged: .*step: missing"),
+    ],
+)
+def test_other_damage_is_told_with_its_line(tmp_path, number, line, says):
+    with Recorder(tmp_path, ABOUT) as recorder:
+        recorder.add(step(1))
+        recorder.add(step(2))
+    there = (tmp_path / METRICS).read_bytes().split(b"\n")
+    there[number - 1] = line
+    (tmp_path / METRICS).write_bytes(b"\n".join(there))
+    with pytest.raises(DataError, match=says):
+        read_metrics(tmp_path)
+
+
+def test_a_folder_without_a_run_is_said(tmp_path):
+    with pytest.raises(ConfigError, match="there is no run"):
+        read_metrics(tmp_path)
+    with pytest.raises(ConfigError, match="there is no run"):
+        read_metrics(tmp_path / "gone")
+    (tmp_path / METRICS).write_text('{"run": {"st')
+    with pytest.raises(ConfigError, match="nothing is written in it yet"):
+        read_metrics(tmp_path)

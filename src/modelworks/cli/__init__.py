@@ -35,6 +35,7 @@ for name, home, summary in (
     ("serve", "serve:serve", "Serve a model and a folder of documents over HTTP, with a web page."),
     ("corpus", "corpus:corpus", "Prepare a clean, de-duplicated corpus from files of text, code and documents."),
     ("train", "train:train", "Train a model by a recipe: pre-training, fine-tuning."),
+    ("report", "report:report", "Write a page about a training run, or several side by side."),
     ("bench", "bench:bench", "Measure a model's speed and memory, beside llama.cpp and transformers."),
     ("sweep", "sweep:sweep", "Train small models of many sizes, and predict a larger one's loss."),
     ("merge", "merge:merge", "Make a model of a model and its adapters."),

@@ -12,8 +12,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from modelworks.cli.terminal import Json, note, print_json, print_lines, print_table, stdout
-from modelworks.cli.units import amount, between
 from modelworks.core.errors import ConfigError
+from modelworks.core.units import amount, between
 
 if TYPE_CHECKING:
     from modelworks.scaling.budget import Allocation

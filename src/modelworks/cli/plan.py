@@ -12,9 +12,9 @@ from cyclopts.validators import Number
 
 from modelworks.cli.laws import allocation_lines, counts, warn_beyond
 from modelworks.cli.terminal import Json, note, print_json, print_lines, print_table, stdout
-from modelworks.cli.units import HOUR, amount, byte_count, duration
 from modelworks.core.errors import ConfigError
 from modelworks.core.log import escaped
+from modelworks.core.units import HOUR, amount, byte_count, duration
 
 if TYPE_CHECKING:
     from modelworks.models.base import LanguageModel

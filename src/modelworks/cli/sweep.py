@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from modelworks.cli.terminal import Flag, Json, note, print_json, print_table, stdout
-from modelworks.cli.units import amount, duration
 from modelworks.core.log import progress
+from modelworks.core.units import amount, duration
 
 if TYPE_CHECKING:
     from modelworks.scaling.sweep import SweepRun

@@ -6,7 +6,7 @@ Shapes have roles for colours, so that a picture follows the light or dark of wh
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -33,6 +33,8 @@ COLOURS = {
     "second": ("#c2410c", "#fb923c"),
     "third": ("#0f766e", "#2dd4bf"),
     "fourth": ("#7e22ce", "#c084fc"),
+    "fifth": ("#be185d", "#f472b6"),
+    "sixth": ("#854d0e", "#facc15"),
 }
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -101,19 +103,23 @@ class Picture:
         path.write_bytes(drawn if isinstance(drawn, bytes) else drawn.encode())
 
     def to_svg(self) -> str:
-        light = "".join(_rule(role, colours[0]) for role, colours in COLOURS.items())
-        dark = "".join(_rule(role, colours[1]) for role, colours in COLOURS.items())
         return "\n".join(
             [
                 f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '
                 f'width="{self.width}" height="{self.height}" role="img" font-family="{FONT}">',
                 f"<title>{escape(escaped(self.title))}</title>",
-                f"<style>{light}.bold{{font-weight:600}}@media (prefers-color-scheme:dark){{{dark}}}</style>",
+                f"<style>{style()}</style>",
                 f'<rect class="surface" width="{self.width}" height="{self.height}" rx="10"/>',
                 *(_svg(shape) for shape in self.shapes),
                 "</svg>\n",
             ]
         )
+
+    def to_element(self, attributes: Mapping[str, str]) -> str:
+        """An `svg` element, with attributes of its own, for a page that has `style()` and a background."""
+        named = {"viewBox": f"0 0 {self.width} {self.height}", "role": "img", "aria-label": escaped(self.title)}
+        stated = "".join(f' {name}="{escape(value)}"' for name, value in (named | dict(attributes)).items())
+        return "\n".join([f"<svg{stated}>", *(_svg(shape) for shape in self.shapes), "</svg>\n"])
 
     def to_html(self, body: str = "") -> str:
         """A page of its own, with `body` (HTML) after the picture; it loads nothing."""
@@ -175,6 +181,12 @@ FORMATS: dict[str, Callable[[Picture], str | bytes]] = {
     ".png": Picture.to_png,
 }
 """By a file's ending."""
+
+
+def style() -> str:
+    """The style sheet of pictures, in light and dark."""
+    light, dark = ("".join(_rule(role, colours[at]) for role, colours in COLOURS.items()) for at in (0, 1))
+    return f"{light}.bold{{font-weight:600}}@media (prefers-color-scheme:dark){{{dark}}}"
 
 
 def check_suffix(path: Path) -> None:

@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 760, 480
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 24, 88, 92  # margins, with room for title, axes and legend
 _MARGIN = 24
 _LEGEND = 20  # height of its rows
+_WIDE, _HIGH = 83, 40  # what a tick with its number takes of an axis
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Series:
     kind: Literal["dots", "rings", "line", "dashed", "band"] = "line"
     role: str = "own"
     upper: Sequence[float] = ()
+    width: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -37,39 +39,58 @@ class Axis:
     logarithmic: bool = False
 
 
-def plot(title: str, x: Axis, y: Axis, series: Sequence[Series], *, notes: Sequence[str] = ()) -> Picture:
+@dataclass(frozen=True)
+class Plot(Picture):
+    """A picture that knows where the values of its x axis stand."""
+
+    ends: tuple[float, float, float, float]
+    """The places of the axis' ends, and the values there (of a logarithmic axis their logarithms to base 10)."""
+
+
+def plot(
+    title: str,
+    x: Axis,
+    y: Axis,
+    series: Sequence[Series],
+    *,
+    notes: Sequence[str] = (),
+    width: int = WIDTH,
+    height: int = HEIGHT,
+) -> Plot:
     """All series on the same axes, which reach as far as the series do; at most two lines of notes under the title.
 
-    Raises ValueError for coordinates that no axis can show.
+    `height` is without the legend. Raises ValueError for coordinates that no axis can show.
     """
-    horizontal = _scale(x, [value for one in series for value in one.x], _LEFT, WIDTH - _RIGHT)
+    horizontal = _scale(x, [value for one in series for value in one.x], _LEFT, width - _RIGHT)
     named = [one for one in series if one.name]
     rows = math.ceil(len(named) / 2)
     top = _TOP + 18 * max(len(notes) - 1, 0)
-    bottom = HEIGHT - _BOTTOM + _LEGEND * 2
+    bottom = height - _BOTTOM + _LEGEND * 2
     vertical = _scale(y, [value for one in series for value in (*one.y, *one.upper)], bottom - _LEGEND, top)
     shapes = list[Shape]()
-    shapes.append(Text(_MARGIN, 36, cut(escaped(title), 18, WIDTH - 2 * _MARGIN), 18, bold=True))
+    shapes.append(Text(_MARGIN, 36, cut(escaped(title), 18, width - 2 * _MARGIN), 18, bold=True))
     shapes += [
-        Text(_MARGIN, 56 + 18 * at, cut(escaped(note), 12, WIDTH - 2 * _MARGIN), 12, "muted")
+        Text(_MARGIN, 56 + 18 * at, cut(escaped(note), 12, width - 2 * _MARGIN), 12, "muted")
         for at, note in enumerate(notes[:2])
     ]
-    for value, text in vertical.ticks():
-        height = vertical(value)
-        shapes.append(Box(_LEFT, height, WIDTH - _RIGHT - _LEFT, 1, "line"))
-        shapes.append(Text(_LEFT - 8, height + 4, text, 12, "muted", "end"))
-    for value, text in horizontal.ticks():
+    for value, text in vertical.ticks(_HIGH):
+        level = vertical(value)
+        shapes.append(Box(_LEFT, level, width - _RIGHT - _LEFT, 1, "line"))
+        shapes.append(Text(_LEFT - 8, level + 4, text, 12, "muted", "end"))
+    for value, text in horizontal.ticks(_WIDE):
         shapes.append(Box(horizontal(value), top, 1, bottom - _LEGEND - top, "line"))
         shapes.append(Text(horizontal(value), bottom, text, 12, "muted", "middle"))
     for one in sorted(series, key=lambda one: one.kind != "band"):  # bands lie under all else
         shapes += _draw(one, horizontal, vertical)
-    shapes.append(Text(WIDTH - _RIGHT, bottom + 20, escaped(x.label), 12, "muted", "end"))
+    shapes.append(Text(width - _RIGHT, bottom + 20, escaped(x.label), 12, "muted", "end"))
     shapes.append(Text(_LEFT, top - 6, escaped(y.label), 12, "muted"))
+    half = (width - _LEFT - _RIGHT) / 2
     for at, one in enumerate(named):
-        left, line = _LEFT + (at % 2) * (WIDTH - _LEFT - _RIGHT) / 2, bottom + 44 + _LEGEND * (at // 2)
+        left, line = _LEFT + (at % 2) * half, bottom + 44 + _LEGEND * (at // 2)
         shapes += _sample(one, left, line - 4)
-        shapes.append(Text(left + 28, line, cut(escaped(one.name), 12, 300), 12))
-    return Picture(title, shapes, WIDTH, bottom + 44 + _LEGEND * rows)
+        shapes.append(Text(left + 28, line, cut(escaped(one.name), 12, half - 32), 12))
+    ends = (horizontal.start, horizontal.end, horizontal.low, horizontal.high)
+    return Plot(title, shapes, width, bottom + 44 + _LEGEND * rows, ends)
 
 
 class _Scale:
@@ -80,14 +101,15 @@ class _Scale:
         at = math.log10(value) if self.logarithmic else value
         return self.start + (self.end - self.start) * (at - self.low) / (self.high - self.low)
 
-    def ticks(self) -> Iterator[tuple[float, str]]:
+    def ticks(self, room: float) -> Iterator[tuple[float, str]]:
+        most = max(2.0, abs(self.end - self.start) / room)
         if self.logarithmic and self.high - self.low > 1.2:
-            step = math.ceil((self.high - self.low) / 8)
+            step = math.ceil((self.high - self.low) / most)
             for power in range(math.ceil(self.low), math.floor(self.high) + 1, step):
                 yield 10.0**power, f"1e{power}"
             return
         low, high = (10**self.low, 10**self.high) if self.logarithmic else (self.low, self.high)
-        rough = (high - low) / 8
+        rough = (high - low) / most
         unit = 10 ** math.floor(math.log10(rough))
         step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
         for at in range(math.ceil(low / step), math.floor(high / step) + 1):
@@ -118,7 +140,7 @@ def _draw(one: Series, x: _Scale, y: _Scale) -> list[Shape]:
     if one.kind == "band":
         back = tuple((x(a), y(b)) for a, b in zip(one.x, one.upper, strict=True))
         return [Line(points + back[::-1], one.role, filled=True)]
-    return [Line(points, one.role, dashed=one.kind == "dashed")]
+    return [Line(points, one.role, one.width, dashed=one.kind == "dashed")]
 
 
 def _sample(one: Series, x: float, y: float) -> list[Shape]:
@@ -127,4 +149,4 @@ def _sample(one: Series, x: float, y: float) -> list[Shape]:
         return [Dot(x + 10, y, one.role, hollow=one.kind == "rings")]
     if one.kind == "band":
         return [Box(x, y - 5, 20, 10, one.role, 2)]
-    return [Line(tuple((x + 2.5 * at, y) for at in range(9)), one.role, dashed=one.kind == "dashed")]
+    return [Line(tuple((x + 2.5 * at, y) for at in range(9)), one.role, one.width, dashed=one.kind == "dashed")]

@@ -10,12 +10,13 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from modelworks.core.errors import ConfigError
+from modelworks.core.config import resolve
+from modelworks.core.errors import ConfigError, DataError
 from modelworks.train.loop import Step
 
 METRICS = "metrics.jsonl"
@@ -41,6 +42,16 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         line = asdict(self) | asdict(self.step)
         return {name: _sound(value) for name, value in line.items() if value is not None and value != {}}
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Record:
+        """The record of a line that `to_json` made; raise ConfigError that names what is missing or wrong in it."""
+        of_step = {item.name for item in fields(Step)}
+        step: dict[str, Any] = {"loss": None, "grad_norm": None, "metrics": {}}
+        whole: dict[str, Any] = {"mfu": None, "step": step}
+        for name, value in line.items():
+            (step if name in of_step else whole)[name] = _unsound(value)
+        return resolve(cls, whole)
 
 
 class Recorder:
@@ -108,11 +119,48 @@ class Recorder:
             self._events.close()
 
 
+def read_metrics(folder: str | Path) -> tuple[dict[str, Any], list[Record]]:
+    """What `metrics.jsonl` in a run's folder says of the run, and the records of its steps so far.
+
+    A last line without its end is passed over: a run may be writing it, or was killed while it did. Raises ConfigError
+    for a folder without a run in it, and DataError for any other damage, with the number of the line.
+    """
+    path = Path(folder) / METRICS
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{folder}: there is no run: it has no {METRICS}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    about: dict[str, Any] | None = None
+    records: list[Record] = []
+    whole, _, _ = data.rpartition(b"\n")
+    for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
+        try:
+            value = json.loads(line)
+            if not isinstance(value, dict):
+                raise ConfigError("it is no JSON object")
+            if about is not None:
+                records.append(Record.from_json(value))
+            elif isinstance(value.get("run"), dict):
+                about = value["run"]
+            else:
+                raise ConfigError("the first line of a run says what it is")
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: line {number} is damaged: not valid JSON: {error}") from error
+        except ConfigError as error:
+            raise DataError(f"{path}: line {number} is damaged: {error}") from error
+    if about is None:
+        raise ConfigError(f"{path}: nothing is written in it yet")
+    return about, records
+
+
 def _lines_until(path: Path, step: int) -> list[str]:
     """The lines of a run up to the last one on `step`."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # Not splitlines: what a model says may have line separators (U+2028, U+0085), which JSON leaves as they are.
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     ends = [at for at, line in enumerate(lines) if line.endswith("}") and json.loads(line).get("step") == step]
     return lines[: ends[-1] + 1] if ends else []
 
@@ -123,6 +171,15 @@ def _sound(value: Any) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return {name: _sound(item) for name, item in value.items()}
+    return value
+
+
+def _unsound(value: Any) -> Any:
+    """The number that `_sound` wrote as a text, itself or within a mapping."""
+    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {name: _unsound(item) for name, item in value.items()}
     return value
 
 

@@ -259,7 +259,8 @@ def _collect(home: Path, planned: SweepRun, model: Path) -> Trained:
 
 def _metrics(run_folder: Path) -> list[dict[str, Any]]:
     """What is known of each step that was taken."""
-    lines = (run_folder / METRICS).read_text(encoding="utf-8").splitlines()
+    # Not splitlines: samples may have line separators, which JSON leaves as they are.
+    lines = (run_folder / METRICS).read_text(encoding="utf-8").rstrip("\n").split("\n")
     return [step for step in map(json.loads, lines) if "step" in step]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modelworks.cli.units import amount, between, byte_count, duration
+from modelworks.core.units import amount, between, byte_count, duration
 
 
 @pytest.mark.parametrize(
