@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -78,11 +79,14 @@ def fine_tune(dialogues: Sequence[Sequence[Mapping[str, Any]]], folder: Path, op
         optim=OptimRecipe(lr=options.lr, weight_decay=0.0),
         schedule=ScheduleRecipe(warmup=min(20, steps // 5)),
     )
-    with Checkpoints(folder.with_name(f"{folder.name}-run"), keep=1) as checkpoints:
+    run = folder.with_name(f"{folder.name}-run")
+    with Checkpoints(run, keep=1) as checkpoints:
         for step in train(model, stream, CausalLM(), recipe, checkpoints=checkpoints, resume=True):
             if step.step % 10 == 0 or step.step == steps:
                 console().print(f"{folder.name}: step {step.step} of {steps}, loss {step.loss:.3f}", highlight=False)
-    return save(model.eval(), folder, lineage=Lineage(parents=(BASE,), seed=options.seed))
+    save(model.eval(), folder, lineage=Lineage(parents=(BASE,), seed=options.seed))
+    shutil.rmtree(run)  # three times the model's size
+    return folder
 
 
 def main() -> int:
