@@ -107,7 +107,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def overrides(workshop: Path) -> Callable[..., tuple[str, ...]]:
     """What turns a recipe into a run of seconds over the workshop's data."""
 

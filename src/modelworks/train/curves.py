@@ -29,6 +29,7 @@ HELD_OUT = "held-out "
 _WIDTH, _HEIGHT = 440, 370
 _POINTS = 400  # of a curve, at most: about as many as a chart has pixels
 _SMOOTHED = 40  # times as long as what smoothing averages over is a run
+_MARKED = ("loss", "gradient norm")  # columns whose charts say which steps were not taken or not kept
 _DECADES = 1.5  # beyond which values have a logarithmic axis
 _UNITS = {
     "step": ((1.0, "steps"),),
@@ -76,13 +77,14 @@ def curves(name: str, records: Sequence[Record], *, clip: float = 0.0) -> Curves
     evaluations = dict.fromkeys(
         key for step in steps for key, value in step.evaluation.items() if isinstance(value, int | float)
     )
-    y = {
+    y: dict[str, list[float | None]] = {
         "loss": [step.loss for step in steps],
         "learning rate": [step.lr for step in steps],
         "gradient norm": [step.grad_norm for step in steps],
         "tokens per second": [record.tokens_per_second for record in records],
         "MFU": [record.mfu for record in records],
-    } | {key: [step.metrics.get(key) for step in steps] for key in metrics if key not in ("loss",)}
+    }
+    y |= {key: [step.metrics.get(key) for step in steps] for key in metrics if key not in y}
     kept, left = _kept(records)
     return Curves(
         name=name,
@@ -195,7 +197,7 @@ def draw(chart: Chart, runs: Sequence[Curves], axis: str) -> str:
     y = [value for one in series for value in one.y]
     low, high = min(y), max(y)
     logarithmic = chart.wide and low > 0 and math.log10(high / low) > _DECADES
-    if len(runs) == 1 and chart.column in ("loss", "gradient norm"):
+    if len(runs) == 1 and chart.column in _MARKED:
         series += _marks(runs[0], runs[0].x[axis] / unit, low, high)
     if chart.column == "gradient norm":
         series += _clips(runs, series)
@@ -214,8 +216,8 @@ def _series(chart: Chart, run: Curves, x_R: Array, role: str | None) -> Iterator
         rows, smooth_S = run.smoothed(chart.column)
         averaged = chart.smooth and run.smoothing > 1
         left = run.left[np.isfinite(y_R[run.left])]
-        if role is None and len(left):
-            yield _line("gone back beyond", x_R, y_R, left, "peer", 1.0)
+        if role is None and len(left) and chart.column in _MARKED:
+            yield _line("gone back beyond", x_R, y_R, left, "fifth", 1.0)
         if len(rows) and averaged:
             if role is None:
                 yield _line("each step", x_R, y_R, rows, "peer", 1.0)

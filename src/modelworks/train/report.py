@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -199,8 +200,9 @@ def _text(value: object) -> str:
 
 
 def _passage(text: str) -> str:
-    """A text of several lines as HTML: its control characters, but for line ends and tabs, become escapes."""
-    return escape("".join(one if one in "\n\t" else escaped(one) for one in text))
+    """A text of several lines as HTML: control characters become escapes, and many empty lines their number."""
+    html = escape("".join(one if one in "\n\t" else escaped(one) for one in text))
+    return re.sub(r"\n{3,}", lambda ends: f'<span class="dim"> ↵ × {len(ends[0])}</span>\n', html)
 
 
 def _value(value: object) -> str:
@@ -295,7 +297,7 @@ def _cost(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
     return (
         f"<section><h2>Cost</h2>{table}"
         '<p class="note">FLOPs are those of the forward and backward passes of training, as '
-        "<code>modelworks plan</code> counts them. Energy is an estimate, not a measurement: the time of training by the "
+        "<code>modelworks plan</code> counts them. Energy is an estimate: the time of training by the "
         f"watts that the machine is assumed to take ({WATTS['cpu']:g} for a processor and {WATTS['cuda']:g} for an "
         "accelerator, unless <code>--watts</code> says otherwise). Evaluation, saving, and what a killed run did twice "
         "are in neither.</p></section>"
@@ -406,9 +408,8 @@ def _samples(run: Run) -> str:
         rows = [
             f'<tr><td>{step:,}<td><div class="said">{_passage(text.removeprefix(prompt))}</div>' for step, text in texts
         ]
-        parts.append(
-            f"<h3>{_text(prompt or f'{name} {at + 1}')}</h3>{_table(['Step', 'It went on with' if prompt else ''], rows, 'says')}"
-        )
+        head = ["Step", "It went on with" if prompt else ""]
+        parts.append(f"<h3>{_text(prompt or f'{name} {at + 1}')}</h3>{_table(head, rows, 'says')}")
     if parts and len(records) > _SAMPLES:
         parts.append(f'<p class="note">{_SAMPLES} of {len(records)} evaluations.</p>')
     return "".join(parts)
