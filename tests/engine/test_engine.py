@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from modelworks.core.errors import ConfigError, ContextLengthError
-from modelworks.engine.engine import Engine, EngineClosedError, EngineStats, QueueFullError
+from modelworks.engine.engine import Engine, EngineClosedError, EngineStats, QueueFullError, _compute_alone
 from modelworks.engine.generate import complete
 from modelworks.engine.handle import Handle
 from modelworks.engine.runner import TorchRunner
@@ -334,3 +335,28 @@ def test_starter_in_company_equals_generate(smollm: LanguageModel) -> None:
         handles = [engine.submit(text, Sampling(max_tokens=16)) for text in texts]
         got = [ids(handle) for handle in handles]
     assert got == [complete(smollm, text, Sampling(max_tokens=16))[0].ids for text in texts]
+
+
+def test_torch_computes_alone_on_that_thread_and_as_before_on_others() -> None:
+    """Its threads spin after each operator, on cores that a native program needs."""
+    found: dict[str, int] = {}
+
+    def note(name: str) -> None:
+        found[name] = torch.get_num_threads()
+
+    def worker() -> None:
+        _compute_alone()
+        torch.ones(1 << 20).sum()
+        note("worker")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for target, name in ((worker, "worker"), (lambda: note("later"), "later")):
+            thread = threading.Thread(target=target, name=name)
+            thread.start()
+            thread.join()
+        note("this")
+    finally:
+        torch.set_num_threads(before)
+    assert found == {"worker": 1, "later": 3, "this": 3}

@@ -7,10 +7,12 @@ import gc
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
-from modelworks.engine.handle import Feed, Handle, join
+from modelworks.engine.handle import Feed, Handle, join, wake
 from modelworks.engine.row import Piece
 
 
@@ -175,3 +177,38 @@ def test_counts_come_from_the_feed() -> None:
     assert (handle.prompt_tokens, handle.cached_tokens) == (12, 8)
     handle.cancel()
     assert feed.cancelled
+
+
+def test_readers_of_one_loop_are_woken_by_one_call() -> None:
+    """Each call gives the loop's thread the interpreter, and the engine's thread waits for it."""
+
+    async def all_read() -> tuple[int, list[Piece]]:
+        loop, calls = asyncio.get_running_loop(), []
+        real = loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda *args, **named: (calls.append(args), real(*args, **named))[1]  # type: ignore[method-assign,assignment]
+        feeds = [Feed(1) for _ in range(8)]
+        waiting: list[Any] = []
+        for feed in feeds:
+            feed.wake = waiting.extend
+        tasks = [asyncio.ensure_future(anext(aiter(Handle(feed)))) for feed in feeds]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        for feed in feeds:
+            feed.push(ANSWER[0])
+        wake(waiting)
+        read = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(read[0], asyncio.CancelledError)
+        return len(calls), read[1:]
+
+    calls, read = asyncio.run(all_read())
+    assert calls == 1
+    assert read == [ANSWER[0]] * 7
+
+
+def test_a_loop_that_is_closed_disturbs_no_other_reader() -> None:
+    gone = asyncio.new_event_loop()
+    lost = gone.create_future()
+    gone.close()
+    here: Future[None] = Future()
+    wake([lost, here])
+    assert here.done()

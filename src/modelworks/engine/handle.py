@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 
 from modelworks.engine.row import Piece
+
+Waiting = Future[None] | asyncio.Future[None]
+"""Of a reader in a thread, or of one in an event loop: done when there may be something to read."""
 
 
 def join(pieces: Sequence[Piece]) -> Piece:
@@ -28,15 +32,17 @@ class Feed:
     """The engine's end of a handle: what was said and not yet read, and whether anyone still wants it.
 
     Writing never waits for a reader: what a slow one has missed, it gets as one piece. So it keeps at most one answer.
+    Who writes to several may set their `wake` to something that keeps those who wait, and wake them all together.
     """
 
     def __init__(self, prompt_tokens: int) -> None:
+        self.wake: Callable[[Sequence[Waiting]], None] = wake
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = 0
         self.cancelled = False
         self._lock = threading.Lock()
         self._pieces: list[Piece] = []
-        self._waiting: list[Future[None]] = []
+        self._waiting: list[Waiting] = []
         self._error: BaseException | None = None
         self._ended = False
 
@@ -46,16 +52,16 @@ class Feed:
             self._pieces.append(piece)
             self._ended = piece.finish_reason is not None
             waiting = self._woken()
-        _wake(waiting)
+        self.wake(waiting)
 
     def fail(self, error: BaseException) -> None:
         """End with an error, which the reader gets after what was said before."""
         with self._lock:
             self._error, self._ended = error, True
             waiting = self._woken()
-        _wake(waiting)
+        self.wake(waiting)
 
-    def read(self) -> Piece | Future[None] | None:
+    def read(self, new_future: Callable[[], Waiting] = Future) -> Piece | Waiting | None:
         """What there is to read, or None after the end, or else a future that is done when there may be something.
 
         Raises the error that the request ended with.
@@ -68,19 +74,35 @@ class Feed:
                 raise self._error
             if self._ended:
                 return None
-            found: Future[None] = Future()
+            found = new_future()
             self._waiting = [future for future in self._waiting if not future.cancelled()] + [found]
             return found
 
-    def _woken(self) -> list[Future[None]]:
+    def _woken(self) -> list[Waiting]:
         waiting, self._waiting = self._waiting, []
         return waiting
 
 
-def _wake(waiting: Sequence[Future[None]]) -> None:
-    """Outside of the feed's lock: a future's callbacks run here."""
+def wake(waiting: Sequence[Waiting]) -> None:
+    """Wake readers, not under a feed's lock: a future's callbacks run here.
+
+    Each event loop is called once. A call writes to a socket, at which the loop's thread takes the interpreter from the
+    one that calls: with a call for each of 16 streams, the engine's thread waits 16 times a step.
+    """
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for future in waiting:
-        if future.set_running_or_notify_cancel():  # a reader whose task was cancelled waits no more
+        if isinstance(future, asyncio.Future):
+            loops.setdefault(future.get_loop(), []).append(future)
+        elif future.set_running_or_notify_cancel():  # a reader whose task was cancelled waits no more
+            future.set_result(None)
+    for loop, futures in loops.items():
+        with suppress(RuntimeError):  # the loop was closed, and with it all who waited there
+            loop.call_soon_threadsafe(_set, futures)
+
+
+def _set(futures: Sequence[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
             future.set_result(None)
 
 
@@ -115,12 +137,13 @@ class Handle:
         while (found := self._feed.read()) is not None:
             if isinstance(found, Piece):
                 yield found
-            else:
+            elif isinstance(found, Future):
                 found.result()
 
     async def __aiter__(self) -> AsyncGenerator[Piece, None]:
-        while (found := self._feed.read()) is not None:
+        new_future = asyncio.get_running_loop().create_future
+        while (found := self._feed.read(new_future)) is not None:
             if isinstance(found, Piece):
                 yield found
-            else:
-                await asyncio.wrap_future(found)
+            elif isinstance(found, asyncio.Future):
+                await found

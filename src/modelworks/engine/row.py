@@ -101,8 +101,8 @@ class Row:
     def take(self, logits_V: Tensor) -> Piece:
         """Take the forced token or else choose one, and say what it adds."""
         token = self._next(logits_V)
-        logprobs_V = logits_V.float().log_softmax(-1)
-        top = logprobs_V.topk(min(self._sampling.logprobs, len(logprobs_V)))
+        logits_V = logits_V.float()
+        log_z = logits_V.logsumexp(-1)
         self.left -= 1
         text, reason = self._shown(token)
         self.last_id, self.finished = token, reason is not None
@@ -112,10 +112,14 @@ class Row:
             index=self.index,
             ids=(token,),
             text=text,
-            logprobs=(float(logprobs_V[token]),),
-            top_logprobs=(dict(zip(top.indices.tolist(), top.values.tolist())),) if self._sampling.logprobs else (),
+            logprobs=(float(logits_V[token] - log_z),),
+            top_logprobs=(self._top(logits_V, log_z),) if self._sampling.logprobs else (),
             finish_reason=reason,
         )
+
+    def _top(self, logits_V: Tensor, log_z: Tensor) -> dict[int, float]:
+        top = logits_V.topk(min(self._sampling.logprobs, len(logits_V)))
+        return dict(zip(top.indices.tolist(), (top.values - log_z).tolist()))
 
     def _next(self, logits_V: Tensor) -> int:
         if self.forced:

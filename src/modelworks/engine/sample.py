@@ -189,6 +189,7 @@ class Sampler:
     def __init__(self, sampling: Sampling, prompt_ids: Iterable[int], vocab_size: int) -> None:
         self.sampling = sampling
         self._bias_V = add_bias(torch.zeros(vocab_size), sampling.logit_bias)
+        self._is_biased = bool(sampling.logit_bias)
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -203,7 +204,8 @@ class Sampler:
         sampling = self.sampling
         # A model that overflows gives NaN; such tokens are no choice, and +inf is the largest number.
         logits_V = torch.nan_to_num(logits_V.float().cpu(), nan=-math.inf, posinf=torch.finfo().max, neginf=-math.inf)
-        logits_V = logits_V + self._bias_V
+        if self._is_biased:
+            logits_V = logits_V + self._bias_V
         if allowed_V is not None:
             logits_V = logits_V.masked_fill(~allowed_V, -math.inf)
         if sampling.repetition_penalty != 1:

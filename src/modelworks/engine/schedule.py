@@ -24,7 +24,7 @@ from torch import Tensor
 
 from modelworks.core.errors import ConfigError, ContextLengthError
 from modelworks.engine.adapters import Loaded
-from modelworks.engine.handle import Feed, join
+from modelworks.engine.handle import Feed, Waiting, join, wake
 from modelworks.engine.paged import BlockPool, OutOfBlocksError, Pages
 from modelworks.engine.row import Piece, Prompt, Row
 from modelworks.engine.runner import Runner
@@ -167,9 +167,12 @@ class Scheduler:
         """The oldest first."""
         self._runner = runner
         self._max_running, self._max_step_tokens = max_running, max_step_tokens
+        self._waiting: list[Waiting] = []
+        """Readers of what the present step has said, who are woken together at its end."""
 
     def add(self, request: Request) -> None:
         """Queue a request, which must fit the pool when it is alone."""
+        request.feed.wake = self._waiting.extend
         self.queue.append(request)
         self.counts.requests += 1
 
@@ -178,6 +181,12 @@ class Scheduler:
 
         Raises what the runner raises; then `fail` must follow.
         """
+        try:
+            self._step()
+        finally:
+            self._wake()
+
+    def _step(self) -> None:
         self._drop_cancelled()
         self._admit()
         slices = self._plan()
@@ -195,6 +204,7 @@ class Scheduler:
         """End all requests."""
         for request in self._take_all():
             self._cancel(request)
+        self._wake()
 
     def fail(self, error: Exception) -> None:
         """End all requests with an error, and forget what blocks hold: a step that failed may have left anything."""
@@ -203,7 +213,13 @@ class Scheduler:
             lost = RuntimeError(f"the engine's step failed, and this request with it: {error}")
             lost.__cause__ = error
             request.feed.fail(lost)
+        self._wake()
         self.pool.forget()
+
+    def _wake(self) -> None:
+        waiting = self._waiting.copy()
+        self._waiting.clear()
+        wake(waiting)
 
     # --- what a step computes -----------------------------------------------------------------------------------------
 
