@@ -227,8 +227,7 @@ def _section(run: Run, heading: str, text: str) -> str:
 
 
 def _heading(run: Run, summary: Summary) -> str:
-    state = "finished" if summary.finished else "not finished"
-    told = f"{summary.kind} of {summary.model}, {amount(summary.parameters)} parameters: {state}"
+    told = f"{summary.kind} of {summary.model}, {amount(summary.parameters)} parameters: {_state(summary)}"
     if run.records:
         written = datetime.fromtimestamp(run.records[-1].time, UTC)
         told += f"; last step written {written:%Y-%m-%d %H:%M} UTC"
@@ -236,6 +235,10 @@ def _heading(run: Run, summary: Summary) -> str:
         f'<div class="card"><dt>{name}<dd>{value}<small>{also}</small></div>' for name, value, also in _facts(summary)
     )
     return f'<p class="dim">{_text(told)}</p><dl class="tiles">{tiles}</dl>'
+
+
+def _state(summary: Summary) -> str:
+    return "finished" if summary.finished else "not finished"
 
 
 def _facts(summary: Summary) -> Iterator[tuple[str, str, str]]:
@@ -267,7 +270,10 @@ def _comparison(summaries: Sequence[Summary]) -> str:
             for summary, role in zip(summaries, ROLES)
         ),
     ]
-    rows = ["<tr><th>Model" + "".join(f"<td>{_text(one.model)}, {amount(one.parameters)}" for one in summaries)]
+    rows = [
+        "<tr><th>Model"
+        + "".join(f"<td>{_text(f'{one.model}, {amount(one.parameters)}, {_state(one)}')}" for one in summaries)
+    ]
     for name in dict.fromkeys(name for column in columns for name in column):
         cells = (column.get(name, ("—", "")) for column in columns)
         rows.append(
