@@ -175,7 +175,8 @@ def save(model: Pretrained, folder: str | Path, name: str = DEFAULT, *, lineage:
     The config is made from the parts themselves: ranks and alphas that differ from the most frequent ones are listed
     by the modules' whole names. PiSSA's is written as a LoRA of twice the rank, which needs no changed base. What the
     base's weights were rounded to is noted in the lineage, for `merge`. Without a `lineage`, the record names the
-    model's source as its parent. Raises ConfigError for an adapter that is not there, ModelFileError where the disk refuses.
+    model's source as its parent. Raises ConfigError for an adapter that is not there, ModelFileError where the disk
+    refuses.
     """
     target = Path(folder)
     parts = parts_of(model, name)
