@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ from modelworks.models.registry import architecture_of
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_BASE = "base_weights"  # in the weights' metadata, which PEFT passes over: what the base was rounded to in training
+_BASE = "base_weights"  # in the lineage's recipe: what the base was rounded to in training
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _NAME = re.compile(r"base_model\.model\.(.+)\.(?:lora_([AB])\.weight|lora_(m)agnitude_vector(?:\.weight)?)")
 _SUFFIXES = {"a": "lora_A.weight", "b": "lora_B.weight", "m": "lora_magnitude_vector"}
@@ -66,7 +67,6 @@ def tensors(folder: Path, model: nn.Module) -> Tensors:
     try:
         file = safe_open(path, framework="pt")
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        base = (file.metadata() or {}).get(_BASE)
     except SafetensorError as error:
         raise ModelFileError(f"{path}: damaged or cut short ({error}); fetch it again") from error
 
@@ -83,6 +83,7 @@ def tensors(folder: Path, model: nn.Module) -> Tensors:
             return None
         return family.bare(f"{match[1]}.weight").removesuffix(".weight"), (match[2] or match[3]).lower()
 
+    lineage = Lineage.read(folder)
     names = {place.bare: place.name for place in places_of(model)}
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
     return Tensors(
@@ -94,7 +95,7 @@ def tensors(folder: Path, model: nn.Module) -> Tensors:
         rank=lambda bare: by_pattern(ranks, names[bare], config.get("r", 8)),
         alpha=lambda bare, rank: by_pattern(alphas, names[bare], config.get("lora_alpha", 8)),
         wanted=_targets(config, names),
-        base=base,
+        base=None if lineage is None else lineage.recipe.get(_BASE),
         rslora=config.get("use_rslora", False),
         dora=config.get("use_dora", False),
     )
@@ -173,8 +174,9 @@ def save(model: Pretrained, folder: str | Path, name: str = DEFAULT, *, lineage:
 
     The config is made from the parts themselves: ranks and alphas that differ from the most frequent ones are listed
     by the modules' whole names. PiSSA's is written as a LoRA of twice the rank, which needs no changed base. What the
-    base's weights were rounded to is noted for `merge`. Without a `lineage`, the record names the model's source as its
-    parent. Raises ConfigError for an adapter that is not there, ModelFileError where the disk refuses.
+    base's weights were rounded to is noted in the lineage, for `merge`. Without a `lineage`, the record names the
+    model's source as its parent. Raises ConfigError for an adapter that is not there, ModelFileError where the disk
+    refuses.
     """
     target = Path(folder)
     parts = parts_of(model, name)
@@ -187,15 +189,16 @@ def save(model: Pretrained, folder: str | Path, name: str = DEFAULT, *, lineage:
             if value is not None:
                 weights[f"base_model.model.{names[path]}.{_SUFFIXES[key]}"] = value.detach().cpu().contiguous()
     kinds = {place.linear.kind for place in places if place.path in parts and isinstance(place.linear, PackedLinear)}
-    metadata = {"format": "pt"} | ({_BASE: ", ".join(sorted(kinds))} if kinds else {})
     config = _config(model, {names[path]: part for path, part in parts.items()}, [place.name for place in places])
     if lineage is None:
         lineage = Lineage(parents=(str(model.source),) if model.source is not None else ())
+    if kinds:
+        lineage = replace(lineage, recipe={**lineage.recipe, _BASE: ", ".join(sorted(kinds))})
     try:
         with atomic_folder(target) as scratch:
             text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
             (scratch / CONFIG).write_text(text + "\n", encoding="utf-8")
-            save_file(weights, scratch / WEIGHTS, metadata=metadata)
+            save_file(weights, scratch / WEIGHTS, metadata={"format": "pt"})
             lineage.write(scratch)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from modelworks.adapt.packed import PackedLinear
 from modelworks.core.errors import ConfigError
 from modelworks.models.base import LanguageModel
 from modelworks.models.load import outline
@@ -86,6 +87,9 @@ def flops_per_token(model: nn.Module, context: int) -> float:
         parameter.numel() * share * (6 if parameter.requires_grad else 4)
         for parameter, share in _shares(model)
         if parameter.dim() >= 2 and id(parameter) not in looked_up
+    )
+    total += sum(
+        4 * module.in_features * module.out_features for module in model.modules() if isinstance(module, PackedLinear)
     )
     if not isinstance(model, LanguageModel):
         return float(total)

@@ -107,7 +107,7 @@ class SamplesRecipe:
 class LanguageRecipe(RunRecipe):
     """`pretrain` and `sft`: they differ in the rows that they make of their data."""
 
-    kind: Literal["pretrain", "sft", "distill"]
+    kind: Literal["pretrain", "sft", "distill", "lora", "qlora"]
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     samples: SamplesRecipe = field(default_factory=SamplesRecipe)
@@ -116,8 +116,12 @@ class LanguageRecipe(RunRecipe):
     balance: BalanceRecipe = field(default_factory=BalanceRecipe)
     "Of a model with experts."
 
+    def build(self) -> LanguageModel:
+        """The model as it is trained."""
+        return self.model.build()
+
     def prepare(self) -> Job:
-        model = self.model.build()
+        model = self.build()
         if self.data.seq_len > model.context_length:
             raise ConfigError(f"data.seq_len is {self.data.seq_len}; the model's context has {model.context_length}")
         if not self.data.train:

@@ -4,6 +4,7 @@ recipe.toml        the resolved recipe
 metrics.jsonl      a line on the run, then one a step (see `Record`)
 step-00000100/     checkpoints
 model/             the model at the end, which `load` reads, with its lineage
+adapter/           instead of it, where an adapter was trained
 tensorboard/       event files, where they are asked for
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from modelworks.adapt import lora, peft
 from modelworks.core.config import as_dict, read_values, resolve, to_toml
 from modelworks.core.errors import ConfigError
 from modelworks.core.lineage import Lineage
@@ -34,13 +36,15 @@ from modelworks.train.checkpoint import Checkpoints, seed_everything
 from modelworks.train.loop import Evaluate, TrainRecipe, train
 from modelworks.train.record import METRICS, Record, Recorder
 
-RECIPE, MODEL = "recipe.toml", "model"
+RECIPE, MODEL, ADAPTER = "recipe.toml", "model", "adapter"
 
 # A kind of run is the class of its recipe: one line here.
 KINDS = {
     "pretrain": "modelworks.train.language:LanguageRecipe",
     "sft": "modelworks.train.language:LanguageRecipe",
     "distill": "modelworks.train.distill:DistillRecipe",
+    "lora": "modelworks.train.adapters:AdapterRecipe",
+    "qlora": "modelworks.train.adapters:AdapterRecipe",
 }
 
 
@@ -134,6 +138,8 @@ def run(
                 last = recorder.add(step)
                 watch(last)
         model = job.model
+        if lora.names_of(model):
+            return peft.save(model, home / ADAPTER, lineage=_lineage(job, recipe, last))
         if world_size() > 1:
             weights = whole(job.model.state_dict())
             model = family.build(job.model.config)
