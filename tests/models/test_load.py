@@ -17,7 +17,7 @@ from modelworks.core.errors import ModelFileError
 from modelworks.models.base import LanguageModel
 from modelworks.models.bert import BertEncoder
 from modelworks.models.folder import FolderModel
-from modelworks.models.load import load
+from modelworks.models.load import load, load_tokenizer
 
 
 def test_it_is_the_packages_load():
@@ -139,3 +139,13 @@ load({str(pair_of("llama").folder)!r})
 sys.exit('torch._dynamo' in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_tokenizer_alone_is_loaded_from_a_model_or_a_folder_of_its_own(starter, tmp_path):
+    tokenizer = load_tokenizer(starter)
+    assert tokenizer.encode("Hello there") == load(starter, device="meta").tokenizer.encode("Hello there")
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).encode("Hello there") == tokenizer.encode("Hello there")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelFileError, match="empty"):
+        load_tokenizer(tmp_path / "empty")

@@ -50,23 +50,15 @@ class RowOptions:
 
     def tokenizer(self, ref: str) -> Tokenizer:
         """The tokenizer of a reference, with the template that was asked for."""
-        tokenizer = _tokenizer(ref)
+        from modelworks.models.load import load_tokenizer
+
+        tokenizer = load_tokenizer(ref)
         if self.template is not None:
             try:
                 tokenizer.chat_template = self.template.read_text(encoding="utf-8")
             except UnicodeDecodeError:
                 raise ConfigError(f"{self.template}: not UTF-8") from None
         return tokenizer
-
-
-def _tokenizer(ref: str) -> Tokenizer:
-    """Of a model by its reference, or of a folder that holds no more than a tokenizer."""
-    from modelworks.core.gguf import GGUFFile
-    from modelworks.models.fetch import pull
-    from modelworks.text.tokenizer import Tokenizer
-
-    path = pull(ref)
-    return Tokenizer.from_folder(path) if path.is_dir() else Tokenizer.from_gguf(GGUFFile(path).metadata)
 
 
 def tokenize(

@@ -111,6 +111,17 @@ def load(
     return model.eval()
 
 
+def load_tokenizer(ref: str | Path) -> Tokenizer:
+    """The tokenizer of a model, by what `load` takes, or of a folder that holds no more than a tokenizer.
+
+    Raises ModelFileError where there is none, and DownloadError where fetching fails.
+    """
+    from modelworks.text.tokenizer import Tokenizer
+
+    path = pull(ref)
+    return Tokenizer.from_folder(path) if path.is_dir() else Tokenizer.from_gguf(GGUFFile(path).metadata)
+
+
 def outline(family: Family, config: Any) -> Pretrained:
     """A module of that config on torch's meta device: names and shapes, no memory.
 

@@ -19,15 +19,12 @@ from modelworks.data.tokenize import Options, cached
 from modelworks.engine.generate import complete
 from modelworks.engine.sample import Sampling
 from modelworks.models.base import LanguageModel
-from modelworks.models.fetch import pull
-from modelworks.models.folder import CONFIG
-from modelworks.models.load import load
+from modelworks.models.load import load, load_tokenizer
 from modelworks.models.registry import family_of
 from modelworks.objectives.balance import BalanceRecipe, balanced
 from modelworks.objectives.base import Objective
 from modelworks.objectives.causal_lm import CausalLM
 from modelworks.parallel.ranks import rank, world_size
-from modelworks.text.tokenizer import Tokenizer
 from modelworks.train.loop import mean_loss
 from modelworks.train.run import Job, RunRecipe
 
@@ -51,7 +48,7 @@ class ModelRecipe:
             return load(self.ref, kind=LanguageModel)
         if self.tokenizer is None:
             raise ConfigError("model.tokenizer: missing; a new model takes that of another, or of a folder")
-        tokenizer = _tokenizer(self.tokenizer)
+        tokenizer = load_tokenizer(self.tokenizer)
         stated = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
         config = {"vocab_size": tokenizer.vocab_size, **stated, **self.config}
         try:
@@ -194,13 +191,3 @@ class _Evaluation:
             answers = complete(model, recipe.samples.prompts, sampling)
             found["samples"] = [prompt + answer.text for prompt, answer in zip(recipe.samples.prompts, answers)]
         return found
-
-
-def _tokenizer(ref: str) -> Tokenizer:
-    path = pull(ref)
-    if path.is_dir() and not (path / CONFIG).exists():
-        return Tokenizer.from_folder(path)
-    tokenizer = load(path, device="meta").tokenizer
-    if tokenizer is None:
-        raise ConfigError(f"model.tokenizer: {ref} has no tokenizer")
-    return tokenizer
