@@ -289,6 +289,8 @@ def main() -> int:
         result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(result))
         return 0
+    if min(options.steps, options.speed_steps) <= WARM_UP:
+        parser.error(f"a run needs more than {WARM_UP} steps, which warm up")
     if not PEER_PYTHON.exists():
         raise SystemExit("TRL is not there; `make bench NAME=sft` sets it up")
     prepare(max(options.steps, options.speed_steps), options.batch)
