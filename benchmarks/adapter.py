@@ -54,8 +54,8 @@ def main() -> int:
 
     def step(ids: list[int], held: int, adapter: np.ndarray | None) -> int:
         count = len(ids)
-        ints = [np.array(each, np.int32) for each in (ids, [0, count], [held], [count - 1])]
-        return int(program.step(*ints[:3], table, ints[3], adapter)[0].argmax())
+        new, starts, in_cache, wanted = (np.array(each, np.int32) for each in (ids, [0, count], [held], [count - 1]))
+        return int(program.step(new, starts, in_cache, table, wanted, adapter)[0].argmax())
 
     for _ in range(options.rounds):
         for name, adapter in adapters.items():

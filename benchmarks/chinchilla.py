@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def main() -> int:
     print(f"{'':6}{'ours':>10}{'95%':>22}{'published':>12}{'95%':>22}")
     holds = True
     for name, (low, high) in INTERVALS.items():
-        value, ours = getattr(fit.law, name), fit.interval(lambda law, name=name: getattr(law, name))
+        value, ours = getattr(fit.law, name), fit.interval(attrgetter(name))
         holds &= low <= value <= high
         between, published = f"{ours.low:.4g} to {ours.high:.4g}", f"{low:.4g} to {high:.4g}"
         print(f"{name:6}{value:>10.5g}{between:>22}{getattr(REPLICATION, name):>12.5g}{published:>22}")

@@ -81,7 +81,7 @@ def main() -> int:
     parser.add_argument("--families", action="store_true", help="also Qwen2.5-Coder and Gemma 3 (740 MB to fetch)")
     refs = ["starter", *(FAMILIES if parser.parse_args().families else [])]
     results = [compare(ref) for ref in refs]
-    agree, total = (sum(result[i] for result in results) for i in (0, 1))
+    agree, total = sum(result[0] for result in results), sum(result[1] for result in results)
     holds = agree == total
     print(
         json.dumps(

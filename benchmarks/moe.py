@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from modelworks.train.speed import flops_per_token
 
 from modelworks.core.paths import cache_dir
 from modelworks.models.base import LanguageModel
 from modelworks.models.registry import family_of
 from modelworks.objectives.balance import BalanceRecipe, balanced, bars, expert_load, max_load
 from modelworks.objectives.causal_lm import CausalLM
+from modelworks.scaling.plan import flops_per_token
 from modelworks.train.checkpoint import seed_everything
 from modelworks.train.loop import TrainRecipe
 from modelworks.train.optim import OptimRecipe
@@ -114,7 +114,7 @@ def main() -> int:
             # The first rows of the data's order for this seed, whatever the model.
             stream = batches(texts, SEQ_LEN, ROWS, seed=seed)
             spent = train_quietly(f"{kind}, lr {lr:g}, seed {seed}", model, stream, objective, recipe)
-            found = {
+            found: dict[str, Any] = {
                 "loss": held_out_loss(model, held, SEQ_LEN),
                 "parameters": parameters(model),
                 "gflops_a_token": flops_per_token(model, SEQ_LEN) / 1e9,

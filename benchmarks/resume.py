@@ -38,7 +38,6 @@ def child(folder: Path, steps: int) -> None:
     symbols = sorted(set(text))
     ids = torch.tensor([symbols.index(character) for character in text[:100_000]])
     seed_everything(0)
-    shape = {"vocab_size": len(symbols), "n_positions": 64, "n_embd": 64, "n_layer": 2, "n_head": 2, "n_inner": 256}
     recipe = TrainRecipe(
         steps=steps,
         accumulate=2,
@@ -47,7 +46,8 @@ def child(folder: Path, steps: int) -> None:
         optim=OptimRecipe(name="muon", lr=3e-3),
         schedule=ScheduleRecipe(name="wsd", warmup=10),
     )
-    model = GPT2(GPT2Config(**shape))  # its dropout is 0.1
+    # Its dropout is 0.1.
+    model = GPT2(GPT2Config(vocab_size=len(symbols), n_positions=64, n_embd=64, n_layer=2, n_head=2, n_inner=256))
     with Checkpoints(folder) as checkpoints:
         for step in train(model, Characters(ids, 0), CausalLM(), recipe, checkpoints=checkpoints, resume=True):
             print(json.dumps([step.step, step.loss, step.grad_norm]), flush=True)

@@ -119,10 +119,11 @@ def main() -> None:
         options.dump.write_text(json.dumps({"possible": [e.start is not None for e in asked], "rows": kept}))
     flat = [sentence for example, row in zip(asked, rows) if example.source != "elsewhere" for sentence in row]
     features = np.array([[max(e.margin, LOWEST_MARGIN), e.cosine, e.coverage, e.context] for e, _ in flat])
-    calibration = Calibration(*fit(features, np.array([right for _, right in flat])), threshold=0.5)
+    margin, cosine, coverage, context, bias = fit(features, np.array([right for _, right in flat]))
+    calibration = Calibration(margin, cosine, coverage, context, bias, threshold=0.5)
 
     best = [max((calibration.probability(evidence), right) for evidence, right in row) for row in rows]
-    probability, right = (np.array(column) for column in zip(*best))
+    probability, is_right = (np.array(column) for column in zip(*best))
     answerable = np.array([example.start is not None for example in asked])
     elsewhere_asked = np.array([example.source == "elsewhere" for example in asked])
 
@@ -130,7 +131,7 @@ def main() -> None:
         """Right answers given, near misses refused, questions about other things refused."""
         given, refused = probability >= threshold, probability < threshold
         near = ~answerable & ~elsewhere_asked
-        return float((given & right)[answerable].mean()), refused[near].mean(), refused[elsewhere_asked].mean()
+        return float((given & is_right)[answerable].mean()), refused[near].mean(), refused[elsewhere_asked].mean()
 
     def balanced(threshold: float) -> float:
         given, near, far = rates(threshold)
@@ -140,7 +141,9 @@ def main() -> None:
     write(model, calibration, path)
     print(calibration)
     found = [any(r for _, r in row) for row, possible in zip(rows, answerable) if possible]
-    print(f"passages hold the answer {np.mean(found):.3f}, likeliest sentence is right {right[answerable].mean():.3f}")
+    print(
+        f"passages hold the answer {np.mean(found):.3f}, likeliest sentence is right {is_right[answerable].mean():.3f}"
+    )
     print("given {:.3f}, near misses refused {:.3f}, others refused {:.3f}".format(*rates(calibration.threshold)))
     print(f"balanced {balanced(calibration.threshold):.3f}, {path.stat().st_size} bytes")
 

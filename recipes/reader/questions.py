@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HELD_OUT = ("Warsaw", "Immune_system", "Steam_engine", "Normans", "Scottish_Parliament")
 """Only `benchmarks/grounding.py` sees questions about these."""
@@ -67,5 +68,5 @@ def write_articles(data: Path, folder: Path) -> None:
         (folder / f"{article['title']}.md").write_text("\n\n".join([f"# {title}", *paragraphs]) + "\n", "utf-8")
 
 
-def _articles(data: Path) -> list[dict]:
+def _articles(data: Path) -> list[dict[str, Any]]:
     return json.loads((data / "retrieval/squad2_dev_subset.json").read_text("utf-8"))["data"]
