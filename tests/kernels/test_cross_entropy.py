@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modelworks.kernels.cross_entropy import cross_entropy, linear_cross_entropy
+from modelworks.kernels.cross_entropy import cross_entropy, linear_cross_entropy, linear_logprobs
 
 
 def case(N, C, V, seed, scale=1.0):
@@ -125,3 +125,46 @@ def test_no_more_than_one_chunk_of_logits_stands():
 def test_shapes_that_disagree_are_refused():
     with pytest.raises(ValueError, match="disagree"):
         linear_cross_entropy(torch.ones(3, 4), torch.ones(5, 4), torch.ones(2).long(), torch.ones(3))
+
+
+# --- log-probabilities of tokens --------------------------------------------------------------------------------------
+
+
+@given(
+    N=st.integers(0, 12),
+    V=st.integers(1, 40),
+    chunk=st.integers(1, 14),
+    temperature=st.sampled_from([1.0, 0.7, 2.0]),
+    learns_head=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_logprobs_and_their_gradients_are_those_of_whole_logits(N, V, chunk, temperature, learns_head, seed):
+    x_NC, w_VC, targets_N, weights_N = case(N, 5, V, seed)
+    w_VC.requires_grad_(learns_head)
+    leaves = [x_NC, w_VC] if learns_head else [x_NC]
+    found = linear_logprobs(x_NC, w_VC, targets_N, weights_N, temperature=temperature, entropy=True, chunk=chunk)
+    whole_NV = (x_NC @ w_VC.T / temperature).log_softmax(-1)
+    counts_N = (weights_N != 0).float()
+    expected_N = whole_NV.gather(-1, targets_N[:, None])[:, 0] * counts_N
+    torch.testing.assert_close(found.logprobs_N, expected_N, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        found.entropies_N, (-(whole_NV.exp() * whole_NV).sum(-1) * counts_N).detach(), atol=1e-5, rtol=1e-5
+    )
+    # A loss that is no sum: what a token counts depends on the others.
+    gradients = torch.autograd.grad(found.logprobs_N.sum().sigmoid() + found.logprobs_N.square().sum(), leaves)
+    expected = torch.autograd.grad(expected_N.sum().sigmoid() + expected_N.square().sum(), leaves)
+    torch.testing.assert_close(gradients, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_logprobs_of_a_model_that_does_not_learn_need_no_second_product():
+    x_NC, w_VC, targets_N, weights_N = case(8, 4, 30, 3)
+    with torch.no_grad():
+        found = linear_logprobs(x_NC, w_VC, targets_N, weights_N)
+    assert not found.logprobs_N.requires_grad
+    assert found.entropies_N is None
+
+
+def test_a_very_unlikely_token_has_a_finite_logprob_at_any_temperature():
+    x_NC, w_VC = torch.tensor([[300.0]]), torch.tensor([[1.0], [-1.0]])
+    found = linear_logprobs(x_NC, w_VC, torch.tensor([1]), torch.ones(1), temperature=2.0)
+    torch.testing.assert_close(found.logprobs_N, torch.tensor([-300.0]))

@@ -17,7 +17,8 @@ Batch = dict[str, Tensor]
 - `targets` (B, T): the token to predict at each place, so already shifted: `targets[:, t]` follows `input_ids[:, t]`;
 - `weights` (B, T), float: what a target counts in the loss; 0 where nothing is to be learned (prompts, padding, the end
   of a packed document);
-- `attention_mask` (B, T): 0 for padding, else the number of the token's document in its row, from 1 upwards;
+- `attention_mask` (B, T): 0 for padding, else the number of the token's document in its row, from 1 upwards, with
+  that of the document that it continues (`models.blocks.attention.continuing`);
 - `positions` (B, T): each token's place in its document.
 
 The last two may be absent where every row is one whole document. Other objectives add names of their own.

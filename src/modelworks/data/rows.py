@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from modelworks.core.errors import ConfigError, DataError
 from modelworks.data.collate import Row, packed_row
 from modelworks.data.packing import first_fit_decreasing
-from modelworks.data.shards import Documents, Shards
+from modelworks.data.shards import Documents, Shards, Sized
 from modelworks.data.shuffle import permuted, uniform
 
-Plan = Callable[[], Row]
-"""A row that is loaded when it is called for."""
+Plan = Callable[[], Any]
+"""A row that is loaded when it is called for: a `Row`, or what the stream's `collate` makes batches of."""
 _SHIFT, _WINDOW_ORDER = 1, 2  # kinds of random numbers beside the main order, to keep them independent
 
 
@@ -219,14 +219,7 @@ class PaddedRows:
         return -(-len(self.documents) // self.window)
 
     def plan(self, epoch: int, window: int) -> list[Plan]:
-        chosen = _documents_of(self.documents, self.seed, epoch, window, self.window)
-        if self.bucket:
-            chosen = chosen[np.argsort(self.documents.lengths(chosen), kind="stable")]
-            groups = [chosen[at : at + self.bucket] for at in range(0, len(chosen), self.bucket)]
-            if self.seed is not None:
-                order = permuted(np.arange(len(groups)), len(groups), self.seed, epoch, window, _WINDOW_ORDER)
-                groups = [groups[at] for at in order]
-            chosen = np.concatenate(groups)
+        chosen = bucketed(self.documents, self.seed, epoch, window, self.window, self.bucket)
         return [partial(self._load, int(index)) for index in chosen]
 
     def _load(self, index: int) -> Row:
@@ -240,11 +233,24 @@ def check_sizes(**sizes: int) -> None:
             raise ConfigError(f"{name} is {size}; it has to be at least 1")
 
 
+def bucketed(documents: Sized, seed: int | None, epoch: int, window: int, size: int, bucket: int) -> NDArray[np.int64]:
+    """The documents of a window of `size`, in random order; with `bucket` > 0, groups of so many of like length."""
+    chosen = _documents_of(documents, seed, epoch, window, size)
+    if not bucket:
+        return chosen
+    chosen = chosen[np.argsort(documents.lengths(chosen), kind="stable")]
+    groups = [chosen[at : at + bucket] for at in range(0, len(chosen), bucket)]
+    if seed is not None:
+        order = permuted(np.arange(len(groups)), len(groups), seed, epoch, window, _WINDOW_ORDER)
+        groups = [groups[at] for at in order]
+    return np.concatenate(groups)
+
+
 def _check_documents(documents: Documents) -> None:
     if len(documents) == 0:
         raise DataError("there are no documents to make rows of")
 
 
-def _documents_of(documents: Documents, seed: int | None, epoch: int, window: int, size: int) -> NDArray[np.int64]:
+def _documents_of(documents: Sized, seed: int | None, epoch: int, window: int, size: int) -> NDArray[np.int64]:
     places = np.arange(window * size, min((window + 1) * size, len(documents)))
     return places if seed is None else permuted(places, len(documents), seed, epoch)

@@ -33,20 +33,24 @@ _SHARD_TOKENS: Final = 1 << 25
 _MIXED: Final = "another tool's, or of another version of modelworks; make it again with `modelworks data tokenize`"
 
 
-class Documents(Protocol):
-    """Encoded documents by number: what rows are made of."""
+class Sized(Protocol):
+    """Documents by number, of which the lengths are known: what an order can be made of."""
 
     digest: str
-    """Decided by the documents' ids and weights: streams are resumed on the same data only."""
+    """Decided by the documents' contents: streams are resumed on the same data only."""
     pad_id: int
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Encoded: ...
-
     def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many ids each of some documents has."""
         ...
+
+
+class Documents(Sized, Protocol):
+    """Encoded documents: what rows are made of."""
+
+    def __getitem__(self, index: int) -> Encoded: ...
 
 
 class MemoryDocuments:

@@ -7,9 +7,9 @@ with another number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,12 @@ from modelworks.data.batch import Batch
 from modelworks.data.collate import BLANK, Row, collate
 from modelworks.data.rows import Plan, Rows, check_sizes
 from modelworks.data.shuffle import uniform
+
+
+class Collate(Protocol):
+    """Rows to a batch; `data.collate.collate` is one."""
+
+    def __call__(self, rows: Sequence[Any], *, pad_id: int, length: int | None, masked: bool) -> Batch: ...
 
 
 class _Cursor:
@@ -151,8 +157,9 @@ class Stream:
     """A `BatchStream` (`data/batch.py`): batches of `batch_size` rows for one of `world` ranks.
 
     Without `epochs` it has no end. With, the last batch may have fewer rows, as many on each rank; where they cannot be
-    shared out evenly, some are blank and count nothing. `length` pads all batches to one number of tokens. Raises
-    ConfigError for a mixture with `epochs` and for numbers out of range.
+    shared out evenly, some are blank and count nothing. `length` pads all batches to one number of tokens. `collate`
+    makes a batch of rows that are not of `data/rows.py`, blank ones among them. Raises ConfigError for a mixture with
+    `epochs` and for numbers out of range.
     """
 
     def __init__(
@@ -164,6 +171,7 @@ class Stream:
         rank: int = 0,
         world: int = 1,
         length: int | None = None,
+        collate: Collate = collate,
     ) -> None:
         check_sizes(batch_size=batch_size, world=world, epochs=1 if epochs is None else epochs)
         if not 0 <= rank < world:
@@ -172,6 +180,7 @@ class Stream:
             raise ConfigError("a mixture has no epochs, as its parts end at different times; count steps instead")
         self._cursor = _MixedCursor(rows) if isinstance(rows, Mixture) else _Cursor(rows, epochs)
         self._batch_size, self._rank, self._world, self._length = batch_size, rank, world, length
+        self._collate = collate
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the present place on; `state` after a batch is the place behind it."""
@@ -179,7 +188,7 @@ class Stream:
             share = -(-len(plans) // self._world)
             mine = [plan() for plan in plans[self._rank * share : (self._rank + 1) * share]]
             mine += [BLANK] * (share - len(mine))
-            yield collate(mine, pad_id=self._cursor.pad_id, length=self._length, masked=self._masked(mine))
+            yield self._collate(mine, pad_id=self._cursor.pad_id, length=self._length, masked=self._masked(mine))
 
     def _masked(self, rows: list[Row]) -> bool:
         return self._cursor.masked or any(row is BLANK for row in rows)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from modelworks.models.blocks.attention import KVCache
+from modelworks.models.blocks.attention import DOCUMENTS, KVCache
 
 if TYPE_CHECKING:
     from modelworks.text.tokenizer import Tokenizer
@@ -94,6 +94,8 @@ class LanguageModel(Pretrained):
 def _positions(attention_mask_BS: Tensor) -> Tensor:
     """Each token's place in its document, from 0; padding, which none sees, has some place that is not negative."""
     document_BS = attention_mask_BS.long()
+    if (document_BS > DOCUMENTS).any():
+        raise ValueError("documents that continue others need their positions given")
     count_BS = (document_BS > 0).cumsum(-1) - 1
     latest_BS = document_BS.cummax(-1).values
     starts_BS = latest_BS > nn.functional.pad(latest_BS[:, :-1], (1, 0))

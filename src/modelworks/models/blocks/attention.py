@@ -26,13 +26,30 @@ class KVCache(Protocol):
         ...
 
 
+_PARENT_BITS = 32
+DOCUMENTS = (1 << _PARENT_BITS) - 1
+"""The largest number of a document."""
+
+
+def continuing(document: int, parent: int) -> int:
+    """What an attention mask has for tokens of a document that goes on from another one in its row.
+
+    They see that one's tokens as well as their own, so that answers to one prompt need it only once.
+    """
+    return document | parent << _PARENT_BITS
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Spans:
-    """Documents that each attend to themselves alone, in rows laid end to end: how long each piece is, and whether it
-    is a document or padding."""
+    """Documents that each attend to themselves alone, or also to one that they continue, in rows laid end to end."""
 
     sizes: list[int]
     is_document: list[bool]
+    """Whether a piece is a document or padding."""
+    parents: list[int | None]
+    """Which piece each one continues."""
+    masks: list[Tensor | None]
+    """Where there is a parent, which of its tokens, then of its own, each token of a piece sees."""
 
 
 Mask = Tensor | Spans | None
@@ -42,14 +59,15 @@ Mask = Tensor | Spans | None
 def causal_mask(T: int, S: int, *, attention_mask_BS: Tensor | None, window: int | None, device: torch.device) -> Mask:
     """Which of the S keys each of the last T tokens sees, in the form that is computed fastest.
 
-    `attention_mask_BS` is 0 for padding and otherwise the number of a token's document, 1 where there is only one:
-    a token sees those with its own number. `window` is how many tokens a token sees, itself included.
+    `attention_mask_BS` is 0 for padding and otherwise the number of a token's document, 1 where there is only one: a
+    token sees those with its own number, and those of the document that it continues (see `continuing`). `window` is
+    how many tokens a token sees, itself included.
     """
     if attention_mask_BS is None:
         return None if (window is None or window >= S) and T in (1, S) else visible(T, S, None, window, device)
     if T == S and device.type == "cpu":  # elsewhere many small calls are slower than one, and asking for sizes waits
         spans = _spans(attention_mask_BS)
-        if spans is not None and (window is None or window >= max(spans.sizes)):
+        if spans is not None and (window is None or window >= _longest(spans)):
             return spans if len(spans.sizes) > len(attention_mask_BS) else None
     return visible(T, S, attention_mask_BS, window, device)
 
@@ -67,24 +85,53 @@ def visible(T: int, S: int, attention_mask_BS: Tensor | None, window: int | None
         mask = mask & (key_S > query_T1 - window)
     mask = mask[None, None]
     if attention_mask_BS is not None:
-        document_BS = attention_mask_BS.to(device=device, dtype=torch.long)
-        mask = mask & (document_BS[:, None, None, :] == document_BS[:, None, S - T :, None])
-        mask = mask | (key_S == query_T1)
+        document_BS, parent_BS = _numbers(attention_mask_BS.to(device))
+        if window is not None and window < S and parent_BS.any():
+            raise ValueError(f"documents that continue others need a window of {S} tokens, the row's; it is {window}")
+        keys_B11S = document_BS[:, None, None, :]
+        seen = keys_B11S == document_BS[:, None, S - T :, None]
+        if parent_BS.any():
+            parents_B1T1 = parent_BS[:, None, S - T :, None]
+            seen = seen | ((keys_B11S == parents_B1T1) & (parents_B1T1 > 0))
+        mask = (mask & seen) | (key_S == query_T1)
     return mask
 
 
+def _numbers(attention_mask_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token's document, and the one that it continues or 0."""
+    mask_BS = attention_mask_BS.long()
+    return mask_BS & DOCUMENTS, mask_BS >> _PARENT_BITS
+
+
 def _spans(attention_mask_BS: Tensor) -> Spans | None:
-    """The rows' documents and paddings; None where a document is not of one piece."""
-    document_BS = attention_mask_BS.long()
-    count = int(document_BS.max()) + 1
-    # Numbered anew, so that no two rows share a number.
-    numbered_BS = document_BS + count * torch.arange(len(document_BS))[:, None]
-    numbers, sizes = torch.unique_consecutive(numbered_BS, return_counts=True)
-    is_document = numbers % count != 0
-    documents = numbers[is_document]
-    if len(documents.unique()) < len(documents):
+    """The rows' documents and paddings; None where one is not of one piece, or what it continues is not there."""
+    numbers_2N = torch.stack([part.flatten() for part in _numbers(attention_mask_BS)])
+    S, N = attention_mask_BS.shape[1], numbers_2N.shape[1]
+    begins_N = (numbers_2N != numbers_2N.roll(1, 1)).any(0)
+    begins_N[::S] = True
+    begins = begins_N.nonzero()[:, 0]
+    documents, parents = numbers_2N[:, begins].tolist()
+    rows = (begins // S).tolist()
+    sizes = begins.diff(append=begins.new_tensor([N])).tolist()
+    pieces = {(row, number): at for at, (row, number) in enumerate(zip(rows, documents)) if number}
+    continued = [pieces.get((row, parent)) if parent else None for row, parent in zip(rows, parents)]
+    is_missing = any((parent > 0) != (piece is not None) for parent, piece in zip(parents, continued))
+    if is_missing or len(pieces) < sum(number > 0 for number in documents):
         return None
-    return Spans(sizes.tolist(), is_document.tolist())
+    masks = [
+        None if piece is None else _continued_mask(size, sizes[piece] + size, attention_mask_BS.device)
+        for size, piece in zip(sizes, continued)
+    ]
+    return Spans(sizes, [number > 0 for number in documents], continued, masks)
+
+
+def _continued_mask(T: int, S: int, device: torch.device) -> Tensor:
+    return torch.ones((T, S), dtype=torch.bool, device=device).tril(S - T)
+
+
+def _longest(spans: Spans) -> int:
+    """The most tokens from the first that one sees to itself."""
+    return max(size + (0 if at is None else spans.sizes[at]) for size, at in zip(spans.sizes, spans.parents))
 
 
 def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Mask, *, scale: float, dropout: float = 0.0) -> Tensor:
@@ -110,11 +157,14 @@ def _attend_apart(
     B, _, T, _ = q_BHTD.shape
     # N tokens of all rows; `split`, whose gradient is one `cat`.
     q, k, v = (x.transpose(0, 1).flatten(1, 2)[None].split(spans.sizes, dim=2) for x in (q_BHTD, k_BKTD, v_BKTD))
-    out_1HND = torch.cat(
-        [
-            attend(q[at], k[at], v[at], None, scale=scale, dropout=dropout) if is_document else torch.zeros_like(q[at])
-            for at, is_document in enumerate(spans.is_document)
-        ],
-        dim=2,
-    )
+
+    def piece(at: int) -> Tensor:
+        if not spans.is_document[at]:
+            return torch.zeros_like(q[at])
+        keys, values, mask = k[at], v[at], spans.masks[at]
+        if (parent := spans.parents[at]) is not None:
+            keys, values = torch.cat([k[parent], keys], 2), torch.cat([v[parent], values], 2)
+        return attend(q[at], keys, values, mask, scale=scale, dropout=dropout)
+
+    out_1HND = torch.cat([piece(at) for at in range(len(q))], dim=2)
     return out_1HND[0].unflatten(1, (B, T)).transpose(0, 1)
