@@ -9,8 +9,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from modelworks.core.errors import ModelFileError
 
@@ -48,7 +49,7 @@ def _fsync(path: Path) -> None:
 
 
 @contextmanager
-def atomic_file(target: Path) -> Iterator[IO[str]]:
+def atomic_file(target: Path) -> Iterator[TextIOWrapper]:
     """Yield a UTF-8 text file beside `target`; on success put it on disk and in `target`'s place, else remove it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

@@ -273,8 +273,8 @@ def _read_pair(value: Columns, common: Columns, as_chat: bool) -> Sample:
         assert not isinstance(rejected, str)
         chosen, rejected = _without(prompt, chosen), _without(prompt, rejected)
     for name, side in (("chosen", chosen), ("rejected", rejected)):
-        if not side:
-            raise _Malformed(f"{name} says nothing beyond the prompt")
+        if side == ():
+            raise _Malformed(f"{name} has no turn beyond the prompt")
     return Pair(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, tools=tools, **common)
 
 

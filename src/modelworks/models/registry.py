@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from modelworks.core.errors import ModelFileError
-from modelworks.models import bert, gpt2, llama, moe
+from modelworks.models import bert, gpt2, llama, moe, reward
 from modelworks.models.base import Pretrained
 from modelworks.models.config import ModelConfig
 
@@ -100,12 +100,20 @@ _BERT_READER = Family(
     ignored=r"^pooler\.|^embeddings\.position_ids$",
 )
 
+
+def _scored(body: Family) -> Family:
+    return replace(
+        body, config=reward.RewardConfig, build=reward.RewardModel, kind=reward.RewardModel, hf_name=reward.hf_name
+    )
+
+
 # By the `architectures` entry of a config.json.
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(llama.ARCHITECTURES.values(), _LLAMA),
     "Gemma3ForConditionalGeneration": _LLAMA,
     **{name: _moe(moe.HF_NAMES.get(kind, str)) for kind, name in moe.ARCHITECTURES.items()},
     "GPT2LMHeadModel": _GPT2,
+    **{name: _scored(_GPT2 if kind == "gpt2" else _LLAMA) for kind, name in reward.ARCHITECTURES.items()},
     "BertModel": _BERT,
     "BertForMaskedLM": _BERT,
     "BertForPreTraining": _BERT,

@@ -31,13 +31,19 @@ class AdapterRecipe(LanguageRecipe):
     def build(self) -> LanguageModel:
         if self.model.ref is None:
             raise ConfigError("model.ref: missing; an adapter is trained on a model that there is")
-        if world_size() > 1:
-            raise ConfigError(f"{self.kind} trains in one process; start it without torchrun")
-        model = load(
-            self.model.ref,
-            kind=LanguageModel,
-            dtype=torch.bfloat16 if self.precision == "bf16" else torch.float32,
-            pack=None if self.kind == "lora" else {"nf4": qlora.to_nf4, "stored": qlora.as_stored}[self.base],
-        )
+        model = load_frozen(self.model.ref, self.precision, "plain" if self.kind == "lora" else self.base)
         lora.apply(model, self.lora)
         return model
+
+
+def load_frozen(ref: str, precision: Literal["fp32", "bf16"], base: Literal["plain", "nf4", "stored"]) -> LanguageModel:
+    """A model that an adapter is trained on, in the precision of the run.
+
+    Its matrices are as they are, rounded to NF4, or kept in the blocks of its .gguf file. Raises ConfigError under
+    torchrun, where adapters are not trained, and what `load` raises.
+    """
+    if world_size() > 1:
+        raise ConfigError("adapters train in one process; start it without torchrun")
+    packs = {"plain": None, "nf4": qlora.to_nf4, "stored": qlora.as_stored}
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return load(ref, kind=LanguageModel, dtype=dtype, pack=packs[base])

@@ -357,16 +357,27 @@ def mean_loss(
     model: nn.Module, batches: Iterable[Batch], objective: Objective, *, precision: Literal["fp32", "bf16"] = "fp32"
 ) -> float:
     """The loss of a model over all batches and ranks, in evaluation mode, without learning from them; NaN for none."""
+    return measure(model, batches, objective, precision=precision)["loss"]
+
+
+def measure(
+    model: nn.Module, batches: Iterable[Batch], objective: Objective, *, precision: Literal["fp32", "bf16"] = "fp32"
+) -> dict[str, float]:
+    """`mean_loss` as `loss`, and the objective's metrics by name, those alone that anything counted in."""
     device = next(model.parameters()).device
-    sums = torch.zeros(2, dtype=torch.double, device=device)
+    sums: dict[str, Tensor] = {"loss": torch.zeros(2, dtype=torch.double, device=device)}
     with evaluating(model), torch.no_grad(), _autocast(device, precision):
         for batch in batches:
             moved = {name: tensor.to(device) for name, tensor in batch.items()}
             weight = objective.weight(moved)
-            if weight or world_size() > 1:  # of several ranks each has to take part
-                sums += torch.stack([objective(model, moved)[0].double(), weight.double()])
-    total, count = sum_over_ranks(sums).tolist()
-    return total / count if count else math.nan
+            if not weight and world_size() == 1:  # of several ranks each has to take part
+                continue
+            loss, metrics = objective(model, moved)
+            for name, pair in (("loss", (loss, weight)), *metrics.items()):
+                sums[name] = sums.get(name, 0) + torch.stack([part.double() for part in pair])
+    totals = sum_over_ranks(torch.stack(list(sums.values()))).tolist()
+    means = {name: total / count for name, (total, count) in zip(sums, totals) if count}
+    return {"loss": math.nan, **means}
 
 
 def _autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> AbstractContextManager[Any]:

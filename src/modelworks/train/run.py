@@ -45,6 +45,9 @@ KINDS = {
     "distill": "modelworks.train.distill:DistillRecipe",
     "lora": "modelworks.train.adapters:AdapterRecipe",
     "qlora": "modelworks.train.adapters:AdapterRecipe",
+    "dpo": "modelworks.train.preference:PreferenceRecipe",
+    "kto": "modelworks.train.preference:KTORecipe",
+    "reward": "modelworks.train.preference:RewardRecipe",
 }
 
 
@@ -63,6 +66,8 @@ class Job:
     data: Mapping[str, str] = field(default_factory=dict)
     """Each data set's name and hash."""
     parents: tuple[str, ...] = ()
+    bakes: bool = False
+    """What is left is a whole model, though an adapter was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +143,8 @@ def run(
                 last = recorder.add(step)
                 watch(last)
         model = job.model
+        if job.bakes:
+            lora.bake(model)
         if lora.names_of(model):
             return peft.save(model, home / ADAPTER, lineage=_lineage(job, recipe, last))
         if world_size() > 1:
