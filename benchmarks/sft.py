@@ -19,22 +19,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from support import beside
+from support.beside import WARM_UP, Fixed, our_recipe, prepare_model, speed_of, their_arguments, their_run
 
 ROOT = Path(__file__).parents[1]
 PEER_PYTHON = ROOT / ".venv-bench-sft" / "bin" / "python"
 DATA = ROOT.parent / "shared" / "data" / "instruct" / "alpaca_en_demo.json"
 CACHE = ROOT / ".cache" / "bench" / "sft"
 MAX_LENGTH = 512
-RANK, ALPHA = 16, 32.0
-LR, CLIP = 2e-4, 1.0
-WARM_UP = 3
 SPEED_BAR, MEMORY_BAR, LOSS_BAR = 1.3, 0.7, 1e-3
 
 
@@ -43,24 +39,11 @@ SPEED_BAR, MEMORY_BAR, LOSS_BAR = 1.3, 0.7, 1e-3
 
 def prepare(steps: int, batch: int) -> None:
     """The model's folder, the first adapter, and the batches: for each step, rows of ids and of labels (-100: none)."""
-    import torch
-
-    from modelworks.adapt import lora, peft
     from modelworks.data.encode import encode_sample, fit
     from modelworks.data.files import read_rows
     from modelworks.data.formats import to_sample
-    from modelworks.models.load import load
-    from modelworks.models.save import save
 
-    model = load("starter")
-    if not (CACHE / "model").exists():
-        save(model, CACHE / "model")
-    torch.manual_seed(0)
-    lora.apply(model, lora.LoraConfig(rank=RANK, alpha=ALPHA))
-    with torch.no_grad():
-        for part in lora.parts_of(model).values():
-            part.b_Rr.normal_(std=0.01)
-    peft.save(model, CACHE / "adapter")
+    model = prepare_model(CACHE)
     rows: list[dict[str, list[int]]] = []
     for row in read_rows(DATA):
         encoded = fit(encode_sample(model.tokenizer, to_sample(row)), MAX_LENGTH)
@@ -80,21 +63,6 @@ def rows_of(task: dict[str, Any]) -> list[dict[str, list[int]]]:
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 
-class Fixed:
-    """Batches that are given."""
-
-    def __init__(self, batches: list[Any]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Any:
-        return iter(self._batches)
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None: ...
-
-
 def ours(task: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
     import torch
@@ -104,9 +72,7 @@ def ours(task: dict[str, Any]) -> dict[str, Any]:
     from modelworks.data.collate import Encoded, collate, packed_row
     from modelworks.models.load import load
     from modelworks.objectives.causal_lm import CausalLM
-    from modelworks.train.loop import TrainRecipe, train
-    from modelworks.train.optim import OptimRecipe
-    from modelworks.train.schedule import ScheduleRecipe
+    from modelworks.train.loop import train
 
     torch.set_num_threads(task["threads"])
     bf16 = task["precision"] == "bf16"
@@ -126,14 +92,7 @@ def ours(task: dict[str, Any]) -> dict[str, Any]:
         # The same rows without their padding: side by side in one, each seeing only itself.
         rows = [packed_row(part)] if task["packed"] else [packed_row([each]) for each in part]
         batches.append(collate(rows, pad_id=0))
-    recipe = TrainRecipe(
-        steps=task["steps"],
-        clip=CLIP,
-        precision=task["precision"],
-        optim=OptimRecipe(lr=LR, weight_decay=0.0, beta2=0.999),
-        schedule=ScheduleRecipe(name="constant"),
-    )
-    records = list(train(model, Fixed(batches), CausalLM(), recipe))
+    records = list(train(model, Fixed(batches), CausalLM(), our_recipe(task)))
     return {"losses": [record.loss for record in records], "seconds": [record.seconds for record in records]}
 
 
@@ -144,7 +103,7 @@ def trl(task: dict[str, Any]) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from peft import PeftModel, prepare_model_for_kbit_training
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
     torch.set_num_threads(task["threads"])
@@ -165,76 +124,22 @@ def trl(task: dict[str, Any]) -> dict[str, Any]:
     model = PeftModel.from_pretrained(model, CACHE / "adapter", is_trainable=True)
     tokenizer = AutoTokenizer.from_pretrained(CACHE / "model")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    seconds: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.began = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.perf_counter() - self.began)
-
-    config = SFTConfig(
-        output_dir=str(CACHE / "trl"),
-        use_cpu=True,
-        bf16=bf16,
-        max_steps=task["steps"],
-        per_device_train_batch_size=task["batch"],
-        learning_rate=LR,
-        lr_scheduler_type="constant",
-        weight_decay=0.0,
-        max_grad_norm=CLIP,
-        max_length=None,
-        gradient_checkpointing=task["checkpointing"],
-        padding_free=task["padding_free"],
-        train_sampling_strategy="sequential",
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+    config = SFTConfig(padding_free=task["padding_free"], **their_arguments(task, CACHE / "trl"))
     trainer = SFTTrainer(
         model=model,
         args=config,
         train_dataset=Dataset.from_list(rows_of(task)),
         processing_class=tokenizer,
-        callbacks=[Clock()],
     )
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"losses": losses, "seconds": seconds}
+    return their_run(trainer)
 
 
 # --- one run, and all of them -----------------------------------------------------------------------------------------
 
 
 def run(side: str, options: argparse.Namespace, **task: Any) -> dict[str, Any]:
-    """A run in a process of its own: losses, seconds of each step, and its peak in MiB."""
-    task = {
-        "packed": True,
-        "checkpointing": False,
-        "padding_free": False,
-        "batch": options.batch,
-        "threads": options.threads,
-    } | task
-    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "MODELWORKS_THREADS": str(options.threads)}
-    environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        [sys.executable if side == "ours" else str(PEER_PYTHON), __file__, "--side", side, "--task", json.dumps(task)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{side} {task}: {done.stderr[-3000:]}")
-    result = json.loads(done.stdout.splitlines()[-1])
-    print(side, task, f"{speed_of(result):.2f} s a step, {result['peak_mib']:.0f} MiB", file=sys.stderr, flush=True)
-    return result
-
-
-def speed_of(result: dict[str, Any]) -> float:
-    return statistics.median(result["seconds"][WARM_UP:])
+    task = {"packed": True, "padding_free": False} | task
+    return beside.run(side, sys.executable if side == "ours" else PEER_PYTHON, __file__, options, **task)
 
 
 def compare(kind: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -285,10 +190,7 @@ def main() -> int:
     parser.add_argument("--task")
     options = parser.parse_args()
     if options.side:
-        result = {"ours": ours, "trl": trl}[options.side](json.loads(options.task))
-        result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps(result))
-        return 0
+        return beside.answer({"ours": ours, "trl": trl}[options.side], options.task)
     if min(options.steps, options.speed_steps) <= WARM_UP:
         parser.error(f"a run needs more than {WARM_UP} steps, which warm up")
     if not PEER_PYTHON.exists():
