@@ -37,7 +37,7 @@ class Fixed:
 
 
 def prepare_model(cache: Path) -> Any:
-    """The starter as a folder, `model`, and a first adapter, `adapter`; its b is not zero, so that all has a gradient."""
+    """The starter as a folder, `model`, and a first adapter, `adapter`, whose b is not zero: all has a gradient."""
     import torch
 
     from modelworks.adapt import lora, peft
