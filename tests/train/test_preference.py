@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from modelworks.core.errors import ConfigError, DataError
 from modelworks.models.load import load
 from modelworks.models.reward import RewardModel
 from modelworks.models.save import save
-from modelworks.train.run import read_recipe, run
+from modelworks.train.run import METRICS, read_recipe, run
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +171,31 @@ def test_what_is_left_out_is_said(recipe_of, tmp_path, capsys):
     assert "1 of 2 left out: both completions are the same" in said
     with pytest.raises(DataError, match=r"pairs\.jsonl:1: both completions are the same"):
         recipe_of("dpo", f'data.train=["{tmp_path}/pairs.jsonl"]', "data.strict=true").prepare()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dpo", "kto"])
+def test_two_ranks_equal_one(kind, base, files, tmp_path):
+    """KTO's z, too, is of the rows of all ranks."""
+    data = "rated" if kind == "kto" else "train"
+    (tmp_path / "recipe.toml").write_text(
+        f'kind = "{kind}"\nsteps = 4\n[model]\nref = "{base}"\n[data]\ntrain = ["{files}/{data}.jsonl"]\n'
+        "max_length = 64\n[optim]\nlr = 1e-3\neps = 1e-3\n"
+    )
+    for ranks in (1, 2):
+        launch = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"] if ranks > 1 else []
+        command = [sys.executable, "-m", *launch, "modelworks", "train", str(tmp_path / "recipe.toml"), "--quiet"]
+        overrides = [f"data.batch_size={8 // ranks}", f"cache={tmp_path}/reference-{ranks}"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, *overrides, "--out", str(tmp_path / str(ranks))], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load(tmp_path / str(ranks) / "model").state_dict() for ranks in (1, 2))
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / str(ranks) / METRICS).read_text().splitlines()[1:]]
+        for ranks in (1, 2)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0][0] != losses[0][-1]
