@@ -169,4 +169,5 @@ def test_data_is_known_by_what_is_in_it(write, tokenizer):
     found = comparisons(write, tokenizer)
     assert found.digest == comparisons(write, tokenizer).digest
     assert found.digest != comparisons(write, tokenizer, 10).digest
-    assert found.digest != found.with_column("reference", np.zeros((11, 2), np.float32)).digest
+    # What a reference says may be computed anew, with other last bits; a run still goes on with the same data.
+    assert found.digest == found.with_column("reference", np.zeros((11, 2), np.float32)).digest

@@ -39,16 +39,11 @@ OTHER_PROMPT: Final = "no completion of another prompt fits"
 class Comparisons:
     """Branched rows by number, held in memory: what `ComparisonRows` orders and `data.stream` batches."""
 
-    def __init__(self, rows: Sequence[Branches], *, pad_id: int) -> None:
+    def __init__(self, rows: Sequence[Branches], *, pad_id: int, digest: str | None = None) -> None:
         self._rows = list(rows)
         self.pad_id = pad_id
         self._places = np.array([row.places() for row in self._rows], np.int64)
-        digest = hashlib.sha256()
-        for row in self._rows:
-            parts = [row.prompt, *(part for each in row.completions for part in (each.ids, each.weights))]
-            for part in (*parts, *(row.columns[name] for name in sorted(row.columns))):
-                digest.update(f"{len(part)} ".encode() + np.ascontiguousarray(part).tobytes())
-        self.digest = digest.hexdigest()
+        self.digest = digest or _digest(self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -61,11 +56,19 @@ class Comparisons:
         return self._places[indices]
 
     def with_column(self, name: str, values: NDArray[Any]) -> Comparisons:
-        """The same rows, of which each has one more column: its entry of `values`."""
-        rows = [
-            replace(row, columns={**row.columns, name: value}) for row, value in zip(self._rows, values, strict=True)
-        ]
-        return Comparisons(rows, pad_id=self.pad_id)
+        """The same rows, of which each has one more column: its entry of `values`. They are still the same data."""
+        pairs = zip(self._rows, values, strict=True)
+        rows = [replace(row, columns={**row.columns, name: value}) for row, value in pairs]
+        return Comparisons(rows, pad_id=self.pad_id, digest=self.digest)
+
+
+def _digest(rows: Sequence[Branches]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        parts = [row.prompt, *(part for each in row.completions for part in (each.ids, each.weights))]
+        for part in (*parts, *(row.columns[name] for name in sorted(row.columns))):
+            digest.update(f"{len(part)} ".encode() + np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
