@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from modelworks.parallel.ranks import world_size
+from modelworks.parallel.ranks import wait_for_ranks, world_size
 
 Mode = Literal["ddp", "fsdp"]
 
@@ -33,6 +33,7 @@ def joined() -> Iterator[None]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
+        wait_for_ranks()  # else one may take down what another still speaks through, which aborts (pytorch#179291)
     finally:
         dist.destroy_process_group()
 
