@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelworks.core.errors import ConfigError, StoreError
-from modelworks.feedback.store import Answer, Choice, Comparison, JudgedError, Judgement, Store
+from modelworks.feedback.store import Answer, Choice, Comparison, JudgedError, Judgement, Store, UnknownComparisonError
 
 
 def compare(index: int = 0, wanted: int = 1) -> Comparison:
@@ -151,7 +151,7 @@ def test_the_same_judgement_again_is_no_error_and_another_is(store: Store) -> No
     with pytest.raises(JudgedError, match="Ann has judged comparison 1 already"):
         store.judge(judgement(1, choice="second"))
     assert [(each.choice, each.seconds) for each in store.judgements()] == [("first", 2.0)]
-    with pytest.raises(StoreError, match="no comparison 7"):
+    with pytest.raises(UnknownComparisonError, match="no comparison 7"):
         store.judge(judgement(7))
 
 

@@ -28,12 +28,12 @@ Choice = Literal["first", "second", "tie", "skip"]
 CHOICES: Final = get_args(Choice)
 ASPECTS: Final = ("helpfulness", "accuracy", "safety")
 """What answers are rated for, each from 1 to 5."""
+LONGEST_NAME: Final = 80
+LONGEST_COMMENT: Final = 10_000
 
 _VERSION: Final = 1
 _APPLICATION: Final = 0x4D57_4642  # "MWFB", in the file's header: this SQLite file is one of ours
 _HELD_S: Final = 900.0  # as long as a comparison is held back for one person
-_LONGEST_NAME: Final = 80
-_LONGEST_COMMENT: Final = 10_000
 
 _SCHEMA: Final = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -86,6 +86,10 @@ ORDER BY EXISTS (SELECT 1 FROM held WHERE comparison = c.id AND annotator = :ann
 
 class JudgedError(StoreError):
     """The person has judged this comparison before, and otherwise."""
+
+
+class UnknownComparisonError(StoreError):
+    """The store has no comparison of that number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +149,8 @@ class Judgement:
             raise ConfigError(f"choice is {self.choice!r}, expected one of {', '.join(CHOICES)}")
         if self.seconds is not None and not 0 <= self.seconds < 1e9:
             raise ConfigError(f"seconds is {self.seconds}, expected a number of at least 0")
-        if len(self.comment) > _LONGEST_COMMENT:
-            raise ConfigError(f"the comment has {len(self.comment)} characters; at most {_LONGEST_COMMENT} are kept")
+        if len(self.comment) > LONGEST_COMMENT:
+            raise ConfigError(f"the comment has {len(self.comment)} characters; at most {LONGEST_COMMENT} are kept")
         for side, rated in self.ratings.items():
             for aspect, rating in rated.items():
                 if side not in ("first", "second") or aspect not in ASPECTS or rating not in range(1, 6):
@@ -176,8 +180,8 @@ class Progress:
 
 def check_name(what: str, name: str) -> None:
     """Raise ConfigError for a name of a person or group that is empty, too long or holds what cannot be seen."""
-    if not name.strip() or name != name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
-        raise ConfigError(f"{what} is {name[:100]!r}, expected a name of 1 to {_LONGEST_NAME} visible characters")
+    if not name.strip() or name != name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+        raise ConfigError(f"{what} is {name[:100]!r}, expected a name of 1 to {LONGEST_NAME} visible characters")
 
 
 class Store:
@@ -317,7 +321,7 @@ class Store:
     def _comparison(self, index: int) -> Comparison:
         found = self.rows(f"SELECT {_COMPARISON} FROM comparisons WHERE id = ?", (index,))
         if not found:
-            raise StoreError(f"{self.path}: there is no comparison {index}")
+            raise UnknownComparisonError(f"{self.path}: there is no comparison {index}")
         return _comparison(found[0])
 
     # --- judging
@@ -339,7 +343,7 @@ class Store:
     def task(self, comparison: int, annotator: str) -> Task:
         """A comparison as this person sees it: which answer stands first is a coin of its own for each of both.
 
-        Raises StoreError for one that is not there.
+        Raises UnknownComparisonError for one that is not there.
         """
         coin = hashlib.sha256(_json([self._salt, annotator, comparison]).encode()).digest()[0] & 1
         return Task(self._comparison(comparison), "second" if coin else "first")
@@ -355,7 +359,7 @@ class Store:
     def judge(self, judgement: Judgement) -> None:
         """Keep a judgement; saying the same again changes nothing, so that one whose reply was lost may be sent again.
 
-        Raises JudgedError where this person has judged the comparison otherwise, and StoreError where it is not there.
+        Raises JudgedError where this person has judged the comparison otherwise, and UnknownComparisonError.
         """
         self._comparison(judgement.comparison)
         names = [each.name for each in fields(Judgement)]
