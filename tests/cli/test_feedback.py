@@ -86,7 +86,7 @@ def test_agreement_is_shown_and_is_json(run: Run, store: Path) -> None:
     judge(store, "Bob", "112", "patients")
     said = run("feedback", "agreement", store).out
     assert "3 of 4 comparisons" in said
-    assert "33% of 3 of pairs" in said
+    assert "33% of 3 pairs" in said
     assert "Ann, Bob" in said
     assert "between doctors, patients" in said
     assert "comparison 2: doctors: second 1; patients: first 1" in said

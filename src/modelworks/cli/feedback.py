@@ -304,7 +304,7 @@ def _print_agreement(found: Agreement, total: int) -> None:
     counted = ", ".join(f"{name} {count}" for name, count in found.choices.items())
     lines = [
         ("judged", f"{found.comparisons:,} of {total:,} comparisons: {counted}"),
-        ("agreement", f"{_share(found.pairwise)} of pairs of judgements"),
+        ("agreement", f"{_share(found.pairwise)} pairs of judgements of one comparison"),
         ("alpha", f"{_decimal(found.alpha)} (Krippendorff, nominal)"),
         ("shown first", f"wins {_share(found.shown_first_wins)}{_interval(found.shown_first_wins)}"),
         ("opposed", f"{found.opposed:,} comparisons"),
