@@ -15,7 +15,7 @@ import pytest
 
 from modelworks.data.sample import Pair
 from modelworks.data.tokenize import Options, read_samples
-from modelworks.feedback.store import Judgement, Store
+from modelworks.feedback.store import Answer, Comparison, Judgement, Store
 
 Run = Callable[..., Any]
 PAIRS = [{"prompt": f"p{at}", "chosen": f"good {at}", "rejected": f"bad {at}"} for at in range(4)]
@@ -92,6 +92,16 @@ def test_agreement_is_shown_and_is_json(run: Run, store: Path) -> None:
     assert "comparison 2: doctors: second 1; patients: first 1" in said
     found = json.loads(run("feedback", "agreement", store, "--json").out)
     assert (found["total"], found["pairwise"]["count"], found["against_ratings"]) == (4, 1, 2)
+
+
+def test_of_two_models_it_is_said_which_wins(run: Run, tmp_path: Path) -> None:
+    with Store(tmp_path / "x.db", create=True) as opened:
+        sides = [Answer(turns=f"{name} says", model=name) for name in ("large", "small")]
+        opened.add([Comparison(prompt="p", first=sides[1], second=sides[0])])
+    judge(tmp_path / "x.db", "Ann", "2")
+    assert "large wins 100% of 1 against small (21% to 100%)" in run("feedback", "agreement", tmp_path / "x.db").out
+    (found,) = json.loads(run("feedback", "agreement", tmp_path / "x.db", "--json").out)["models"]
+    assert (found["model"], found["against"], found["count"], found["of"]) == ("large", "small", 1, 1)
 
 
 def test_one_annotator_is_told_so(run: Run, store: Path) -> None:

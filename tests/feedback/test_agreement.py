@@ -17,10 +17,11 @@ from modelworks.feedback.agreement import (
     cohen_kappa,
     krippendorff_alpha,
     measure,
+    model_wins,
     pairwise_agreement,
     position_bias,
 )
-from modelworks.feedback.store import Choice, Judgement
+from modelworks.feedback.store import Answer, Choice, Comparison, Judgement
 
 CHOICE: dict[int, Choice] = {0: "tie", 1: "first", 2: "second"}
 
@@ -189,6 +190,21 @@ def test_what_cannot_be_measured_says_so_and_is_no_nan(judgements: list[Judgemen
     assert (found.alpha, found.pairwise.value) == (None, None)
     assert found.notes[0].startswith(note)
     assert "NaN" not in json.dumps(found.to_json())
+
+
+def test_wins_are_counted_by_model_whichever_answered_first() -> None:
+    def answered(index: int, first: str, second: str) -> Comparison:
+        sides = (Answer(turns=f"{name} says", model=name) for name in (first, second))
+        return Comparison(prompt="p", id=index, **dict(zip(("first", "second"), sides)))
+
+    comparisons = [answered(1, "a", "b"), answered(2, "b", "a"), answered(3, "a", "a"), answered(4, "b", "c")]
+    judgements = [
+        *(said(1, name, "first") for name in "AB"),
+        *(said(2, name, choice) for name, choice in (("A", "first"), ("B", "second"), ("C", "tie"), ("D", "skip"))),  # type: ignore[arg-type]
+        said(3, "A", "first"),
+        said(4, "A", "second"),
+    ]
+    assert model_wins(comparisons, judgements) == {("a", "b"): Rate(3, 4), ("b", "c"): Rate(0, 1)}
 
 
 def test_agreement_of_none_is_none() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from modelworks.core.errors import ConfigError, ContextLengthError
+from modelworks.core.errors import ConfigError, ContextLengthError, DataError
 from modelworks.data.files import FileRow
 from modelworks.data.formats import to_sample
 from modelworks.data.sample import Pair, Prompt, Sample, Text
@@ -176,6 +176,17 @@ def test_the_label_of_the_data_may_stand_as_a_judgement_beside_those_wanted(stor
     assert (said.annotator, said.choice, said.shown_first) == ("published", "first", None)
     assert store.next("Ann") is not None
     assert store.undo("published") is None
+
+
+def test_a_file_that_breaks_half_way_leaves_nothing_of_it(store: Store) -> None:
+    def samples() -> Any:
+        yield pair("a", "b")
+        raise DataError("x.jsonl:2: not valid")
+
+    with pytest.raises(DataError, match=r"x\.jsonl:2"):
+        import_pairs(store, samples(), judged_by="published")
+    assert store.comparisons() == store.judgements() == []
+    assert import_pairs(store, [pair("a", "b")]).added == 1
 
 
 def test_real_pairs(store: Store, preference: Path) -> None:

@@ -289,15 +289,19 @@ def agreement(store: Path, /, *, as_json: Json = False) -> None:
     as_json
         Print everything as one JSON object.
     """
-    from modelworks.feedback.agreement import measure
+    from modelworks.feedback.agreement import measure, model_wins
     from modelworks.feedback.store import Store
 
     with Store(store) as opened:
-        found, total = measure(opened.judgements()), len(opened.comparisons())
+        comparisons, judgements = opened.comparisons(), opened.judgements()
+    found, wins = measure(judgements), model_wins(comparisons, judgements)
     if as_json:
-        print_json(found.to_json() | {"total": total})
-    else:
-        _print_agreement(found, total)
+        named = [{"model": a, "against": b} | rate.to_json() for (a, b), rate in wins.items()]
+        print_json(found.to_json() | {"total": len(comparisons), "models": named})
+        return
+    _print_agreement(found, len(comparisons))
+    for (model, against), rate in wins.items():
+        print(f"\n{escaped(model)} wins {_share(rate)} against {escaped(against)}{_interval(rate)}")
 
 
 def _print_agreement(found: Agreement, total: int) -> None:

@@ -14,7 +14,7 @@ from statistics import fmean, median
 from typing import Any, Final
 
 from modelworks.evals.intervals import wilson
-from modelworks.feedback.store import CHOICES, Judgement
+from modelworks.feedback.store import CHOICES, Comparison, Judgement
 
 Labels = Mapping[str, str]
 """What each annotator said of one comparison."""
@@ -204,6 +204,24 @@ def position_bias(judgements: Iterable[Judgement]) -> Rate:
     """Of decided judgements whose order is known, those for the answer that was shown first."""
     decided = [each for each in judgements if each.shown_first and each.choice in ("first", "second")]
     return Rate(sum(each.choice == each.shown_first for each in decided), len(decided))
+
+
+def model_wins(comparisons: Iterable[Comparison], judgements: Iterable[Judgement]) -> dict[tuple[str, str], Rate]:
+    """For each two models that answered the same prompts, of the decided judgements those for the first of them.
+
+    It names models, so it is not for those who still judge.
+    """
+    models = {each.id: (each.first.model, each.second.model) for each in comparisons}
+    won: Counter[tuple[str, str]] = Counter()
+    of: Counter[tuple[str, str]] = Counter()
+    for each in judgements:
+        first, second = models[each.comparison]
+        if first == second or each.choice not in ("first", "second"):
+            continue
+        key = min(first, second), max(first, second)
+        of[key] += 1
+        won[key] += (first if each.choice == "first" else second) == key[0]
+    return {key: Rate(won[key], of[key]) for key in sorted(of)}
 
 
 def _kappas(units: Iterable[Labels], people: Sequence[str]) -> dict[str, float | None]:

@@ -239,37 +239,42 @@ def _says_nothing(answer: Answer) -> bool:
 
 
 def import_pairs(store: Store, samples: Iterable[Sample], *, wanted: int = 1, judged_by: str | None = None) -> Imported:
-    """Add pairs of chosen and rejected answers to the store as comparisons, to be judged anew.
+    """Add pairs of chosen and rejected answers to the store as comparisons, to be judged anew; all of them or none.
 
     With `judged_by`, what the data says is kept as a judgement of an annotator of that name, with which people's can be
     compared; it does not count as one that is wanted. Raises ConfigError for a name that is none.
     """
     report = Imported()
-    for sample in samples:
-        if not isinstance(sample, Pair):
-            report.no_pair += 1
-            continue
-        report.pairs += 1
-        if sample.chosen == sample.rejected:
-            report.identical += 1
-            continue
-        made = Comparison(
-            prompt=sample.prompt,
-            first=Answer(turns=sample.chosen),
-            second=Answer(turns=sample.rejected),
-            source=sample.place,
-            wanted=wanted + (judged_by is not None),
-        )
-        (index,) = store.add([made])
-        if not index:
-            before = store.find(made)
-            assert before is not None
-            if before.first.turns == sample.chosen:
-                report.known += 1
-            else:
-                report.contradictory += 1
-            continue
-        report.added += 1
-        if judged_by is not None:
-            store.judge(Judgement(comparison=index, annotator=judged_by, choice="first"))
+    with store.together():
+        for sample in samples:
+            _import(store, sample, wanted, judged_by, report)
     return report
+
+
+def _import(store: Store, sample: Sample, wanted: int, judged_by: str | None, report: Imported) -> None:
+    if not isinstance(sample, Pair):
+        report.no_pair += 1
+        return
+    report.pairs += 1
+    if sample.chosen == sample.rejected:
+        report.identical += 1
+        return
+    made = Comparison(
+        prompt=sample.prompt,
+        first=Answer(turns=sample.chosen),
+        second=Answer(turns=sample.rejected),
+        source=sample.place,
+        wanted=wanted + (judged_by is not None),
+    )
+    (index,) = store.add([made])
+    if not index:
+        before = store.find(made)
+        assert before is not None
+        if before.first.turns == sample.chosen:
+            report.known += 1
+        else:
+            report.contradictory += 1
+        return
+    report.added += 1
+    if judged_by is not None:
+        store.judge(Judgement(comparison=index, annotator=judged_by, choice="first"))

@@ -267,9 +267,19 @@ class Store:
         return found[0][0] if found else None
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written within is kept whole or not at all, and faster; other writers wait for its end."""
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction: waits for other writers, commits whole or not at all."""
+        """One write transaction, or a part of the one that is open: waits for other writers, commits whole or not."""
         with self._lock, user_errors(self.path):
+            is_part = self._connection.in_transaction  # of this thread's, who has the lock
+            if is_part:
+                yield self._connection
+                return
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
