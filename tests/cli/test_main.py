@@ -32,6 +32,7 @@ def modules_after(code: str) -> tuple[list[str], int]:
         ["--help"],
         *([verb, "--help"] for verb in ("ask", "docs", "generate", "bench", "plan")),
         ["plan", "fit", "--help"],
+        ["feedback", "sample", "--help"],
     ],
 )
 def test_help_loads_nothing_heavy(argv: list[str]) -> None:

@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -23,10 +24,12 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers
 
 from modelworks.engine.engine import Engine
+from modelworks.feedback.store import Answer, Comparison, Store
 from modelworks.models.base import LanguageModel
 from modelworks.models.llama import Llama, LlamaConfig
 from modelworks.serve import server
 from modelworks.serve.app import create_app
+from modelworks.serve.compare import Comparing, create_compare_app
 from modelworks.serve.service import Limits, Service
 from modelworks.text.bytelevel import BYTE_TO_CHAR
 from modelworks.text.tokenizer import Tokenizer
@@ -252,3 +255,45 @@ def letters() -> Letters:
 @pytest.fixture
 def bytewise() -> Tokenizer:
     return byte_tokenizer()
+
+
+@dataclass
+class Compared:
+    """A running page of comparisons; `tab(compared)` opens it."""
+
+    store: Store
+    url: str
+    http: httpx.Client
+    model: Any = field(default_factory=SimpleNamespace)
+
+
+@pytest.fixture
+def comparing(tmp_path: Path) -> Iterator[Callable[..., Compared]]:
+    """A store of `count` comparisons, served: `comparing(count=3, wanted=2)`. The answers say which is the first."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(_compared(tmp_path / "feedback.db", **settings))
+
+
+@contextmanager
+def _compared(path: Path, *, count: int = 3, wanted: int = 1, **settings: Any) -> Iterator[Compared]:
+    store = Store(path, create=True)
+    store.add(
+        Comparison(
+            prompt=({"role": "user", "content": f"Question {at}?"},),
+            first=Answer(turns=({"role": "assistant", "content": f"Good answer {at}."},), model="secret-a"),
+            second=Answer(turns=({"role": "assistant", "content": f"Bad answer {at}."},), model="secret-b"),
+            wanted=wanted,
+        )
+        for at in range(1, count + 1)
+    )
+    bound = server.bind("127.0.0.1", 0)
+    up = threading.Event()
+    running = server.make_server(create_compare_app(Comparing(store, **settings)), on_start=up.set)
+    thread = threading.Thread(target=running.run, args=([bound],))
+    thread.start()
+    assert up.wait(30)
+    with httpx.Client(base_url=server.url(bound), timeout=30) as http:
+        yield Compared(store, f"{server.url(bound)}/compare", http)
+    running.should_exit = True
+    thread.join(30)
+    assert not thread.is_alive()

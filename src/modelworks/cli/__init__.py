@@ -52,6 +52,16 @@ for name, home, summary in (
 ):
     data.command(f"modelworks.cli.{home}", name=name, help=summary)
 app.command(data)
+feedback = App(name="feedback", help="Preferences of people: make comparisons, judge them on a web page, export them.")
+for name, home, summary in (
+    ("sample", "feedback:sample", "Have prompts answered twice, and keep the answers to be compared."),
+    ("import", "feedback:import_", "Take pairs of chosen and rejected answers, to be judged anew."),
+    ("collect", "feedback:collect", "Serve the web page on which people compare the answers."),
+    ("export", "feedback:export", "Write the judgements as training data."),
+    ("agreement", "feedback:agreement", "Show whether the people and their groups agree."),
+):
+    feedback.command(f"modelworks.cli.{home}", name=name, help=summary)
+app.command(feedback)
 
 
 def main() -> None:

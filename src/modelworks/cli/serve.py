@@ -15,7 +15,7 @@ from modelworks.core.errors import ConfigError
 if TYPE_CHECKING:
     from modelworks.serve.documents import Documents
 
-_KEY_VARIABLE = "MODELWORKS_API_KEY"
+KEY_VARIABLE = "MODELWORKS_API_KEY"
 Several = Annotated[tuple[str, ...], Parameter(show_default=False)]
 Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
 Amount = Annotated[int, Parameter(validator=Number(gte=1))]
@@ -89,7 +89,7 @@ def serve(
     sticky
         Give requests with the same header x-session-id to the same replica, which has their prompts in its cache.
     """
-    keys = [key.strip() for key in (*api_key, os.environ.get(_KEY_VARIABLE, "")) if key.strip()]
+    keys = [key.strip() for key in (*api_key, os.environ.get(KEY_VARIABLE, "")) if key.strip()]
     if any(not key.strip() for key in api_key):
         raise ConfigError("--api-key is empty; give a key, or leave the option out")
     try:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from modelworks.core.errors import StoreError
+from modelworks.core.sqlite import enable_wal, may_be_sqlite, primary_code, statements, user_errors
 from modelworks.retrieval import lexical
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x4D57_4B53  # "MWKS", in the file's header: this SQLite file is one of ours
 DATABASE = "collection.db"
-_MAGIC = b"SQLite format 3\0"
 VECTORS = "vectors"
 """Sub-folder of the approximate index, see `projection`."""
 
@@ -102,7 +101,7 @@ class Database:
             if folder.exists() and not folder.is_dir():
                 raise StoreError(f"{folder} is a file; a collection is a folder: choose another path")
             folder.mkdir(parents=True, exist_ok=True)
-            if self.path.exists() and not _may_be_sqlite(self.path):
+            if self.path.exists() and not may_be_sqlite(self.path):
                 raise StoreError(f"{self.path}: {_ADVICE[sqlite3.SQLITE_NOTADB]}")
             self._connection = self._connect(busy_timeout_s)
             try:
@@ -133,7 +132,7 @@ class Database:
         try:
             return connect("mode=rwc")
         except sqlite3.OperationalError as error:
-            if not self.path.exists() or _primary_code(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            if not self.path.exists() or primary_code(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
                 raise
         # Read-only media cannot hold the -shm file that WAL needs; without a -wal file nothing is missed.
         wal = self.path.with_name(self.path.name + "-wal")
@@ -158,22 +157,11 @@ class Database:
                 f"{self.path} was made by an older modelworks (schema {version}, this one reads {SCHEMA_VERSION}): "
                 "run `modelworks index FOLDER --rebuild`"
             )
-        self._enable_wal()
+        enable_wal(self._connection)
         with self._transaction():
             if self._value("PRAGMA user_version") == 0:  # else another process was faster
-                for statement in _statements(_SCHEMA):
+                for statement in statements(_SCHEMA):
                     self._connection.execute(statement)
-
-    def _enable_wal(self) -> None:
-        """Switch to write-ahead logging; SQLite does not wait for other openers here, so this does."""
-        for attempt in range(100):
-            try:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if _primary_code(error) != sqlite3.SQLITE_BUSY or attempt == 99:
-                    raise
-                time.sleep(0.05)
 
     @staticmethod
     def discard(folder: Path) -> None:
@@ -260,51 +248,17 @@ class Database:
             connection.execute("INSERT INTO chunks_fts (chunks_fts) VALUES ('rebuild')")
 
 
-def _may_be_sqlite(path: Path) -> bool:
-    """SQLite takes a file of less than its first page for a new database, and writes over it."""
-    with path.open("rb") as file:
-        return file.read(len(_MAGIC)) in (b"", _MAGIC)
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script: `executescript` would commit the transaction that they belong to."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-def _primary_code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space and run again; all that was indexed before is kept",
-    sqlite3.SQLITE_BUSY: "another process has been writing for too long: wait for it to end, or stop it",
-    sqlite3.SQLITE_LOCKED: "another process has been writing for too long: wait for it to end, or stop it",
     sqlite3.SQLITE_READONLY: "it is read-only: change its permissions, or use another folder for the collection",
     sqlite3.SQLITE_PERM: "permission denied: change its permissions, or use another folder for the collection",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check its permissions, or use another folder for the collection",
     sqlite3.SQLITE_NOTADB: "it is no SQLite database: move it away, or use another folder for the collection",
     sqlite3.SQLITE_CORRUPT: "it is damaged: run `modelworks docs doctor --repair`, and where that does not help "
     "`modelworks index FOLDER --rebuild`; the documents themselves are safe",
-    sqlite3.SQLITE_IOERR: "reading or writing failed: check the disk",
     sqlite3.SQLITE_TOOBIG: "a document is larger than SQLite can hold (1 GB of text): leave it out",
 }
 
 
-@contextmanager
-def _user_errors(path: Path) -> Iterator[None]:
-    """Turn what the environment does to a database into a StoreError that says what to do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        advice = _ADVICE.get(_primary_code(error))
-        if advice is None:
-            raise
-        kind = DamagedError if _primary_code(error) == sqlite3.SQLITE_CORRUPT else StoreError
-        raise kind(f"{path}: {advice}") from error
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}; use another folder for the collection") from error
+def _user_errors(path: Path) -> AbstractContextManager[None]:
+    return user_errors(path, _ADVICE, place="use another folder for the collection", damaged=DamagedError)

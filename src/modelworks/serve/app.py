@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -65,9 +66,10 @@ def create_app(service: Service) -> Starlette:
         routes=routes,
         lifespan=lifespan,
         middleware=[Middleware(Guard, service=service, routes=counted)],
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: http_error},
     )
     app.state.service = service
+    app.state.cut = partial(service.engine.close, drain=False)
     return app
 
 
@@ -288,7 +290,7 @@ async def _answer(documents: Documents, question: str) -> AsyncGenerator[bytes, 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def http_error(_: Request, error: Exception) -> Response:
     """What the router refuses: an unknown path, a method that the path does not have."""
     assert isinstance(error, HTTPException)
     said = {404: "there is nothing at this path", 405: "this path does not take this method"}

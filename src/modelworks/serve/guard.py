@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 import secrets
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelworks.serve.errors import ApiError
 from modelworks.serve.events import error_response
-from modelworks.serve.service import Service
+from modelworks.serve.metrics import Metrics
+from modelworks.serve.service import Limits
 
 CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -31,10 +32,27 @@ GUARDED: Final = ("/v1/", "/api/", "/metrics")
 """What a key is needed for; the page and `/health` tell nothing that is anyone's."""
 
 
+class Guarded(Protocol):
+    """What a guard asks of what it stands before; `Service` is one."""
+
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def api_keys(self) -> Sequence[str]: ...
+    @property
+    def hosts(self) -> Sequence[str]: ...
+    @property
+    def any_address(self) -> bool: ...
+    @property
+    def replicas(self) -> Any: ...
+
+
 class Guard:
     """ASGI middleware that refuses requests, counts them and adds the headers that every answer has."""
 
-    def __init__(self, app: ASGIApp, service: Service, routes: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, service: Guarded, routes: Sequence[str]) -> None:
         """`routes`: the paths that are counted under their own names; one that ends in "/", with all below it."""
         self._app = app
         self._service = service

@@ -13,7 +13,6 @@ import uvicorn
 from starlette.applications import Starlette
 
 from modelworks.core.errors import ConfigError
-from modelworks.serve.service import Service
 
 _BACKLOG: Final = 2048
 _LAST_WORDS: Final = 1.0
@@ -74,7 +73,8 @@ def make_server(
     """A server for sockets of `bind`: `server.run([socket])`, and `server.should_exit = True` ends it.
 
     It then takes no more connections, and lets requests that have begun go on for `shutdown_seconds`; those that take
-    longer are cut, streams with an event that says so. `on_start` is called once connections are taken.
+    longer are cut by `app.state.cut`, streams with an event that says so. `on_start` is called once connections are
+    taken.
     """
     config = uvicorn.Config(
         app,
@@ -121,8 +121,7 @@ class _Server(uvicorn.Server):
         await asyncio.sleep(self._shutdown_seconds)
         late = len(self.server_state.tasks)
         _log.warning("%d requests were still under way after %g seconds and are cut", late, self._shutdown_seconds)
-        service: Service = self._app.state.service
-        await asyncio.to_thread(service.engine.close, drain=False)
+        await asyncio.to_thread(self._app.state.cut)
         await asyncio.sleep(_LAST_WORDS)
         self._hang_up()
 

@@ -6,6 +6,7 @@ import { focusChat, startChat } from "./chat.js";
 import { announcer, byId, failure, h } from "./dom.js";
 import { refreshDocuments, startDocuments } from "./documents.js";
 import { dropPanel } from "./panel.js";
+import { startTheme } from "./themes.js";
 
 const TITLES = { ask: "Ask", chat: "Chat", documents: "Documents" };
 const focusOn = { ask: focusAsk, chat: focusChat, documents: refreshDocuments };
@@ -67,31 +68,6 @@ function route(moved) {
   if (moved) announcer.say(TITLES[view]);
   // On a touch screen a focus would bring up the keyboard and cover half of what there is to read.
   if (!coarse.matches || view === "documents") focusOn[view]();
-}
-
-function startTheme() {
-  const button = byId("theme");
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const root = document.documentElement;
-  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
-  const name = () => {
-    button.setAttribute("aria-label", isDark() ? "Use the light theme" : "Use the dark theme");
-    button.title = button.getAttribute("aria-label");
-  };
-  button.addEventListener("click", () => {
-    const next = isDark() ? "light" : "dark";
-    // The same as the system's is no choice: the page then follows the system again.
-    if ((next === "dark") === dark.matches) {
-      delete root.dataset.theme;
-      localStorage.removeItem("modelworks.theme");
-    } else {
-      root.dataset.theme = next;
-      localStorage.setItem("modelworks.theme", next);
-    }
-    name();
-  });
-  dark.addEventListener("change", name);
-  name();
 }
 
 start();

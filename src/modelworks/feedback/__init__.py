@@ -1,0 +1,1 @@
+"""Preferences of people: comparisons made, judged, measured and exported."""
