@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from modelworks.cli.generate import ChatOptions
 from modelworks.models.fetch import pull
 
 FRANCE = ("The capital of France is", "--max-tokens", "4")
@@ -136,6 +137,13 @@ def test_chat_goes_on_after_what_is_no_question(run, starters: None, monkeypatch
     assert result.status == 0
     assert "context" in result.err
     assert result.out.strip()
+
+
+def test_chat_keeps_its_length_whatever_else_is_given(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(ChatOptions, "sampling", lambda options: asked.append(options) or sys.exit(3))
+    run("chat", "--temperature", "1")
+    assert [(options.max_tokens, options.temperature) for options in asked] == [(512, 1.0)]
 
 
 def test_chat_needs_a_chat_model(run, starters: None) -> None:

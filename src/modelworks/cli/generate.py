@@ -57,6 +57,15 @@ class SamplingOptions:
         return Sampling(**asdict(self))
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ChatOptions(SamplingOptions):
+    """Answers of a talk are longer. It is a class, since a default instance is lost once one of its fields is given."""
+
+    max_tokens: int = 512
+    "The longest answer, in tokens."
+
+
 def generate(
     prompt: Annotated[str, Parameter(allow_leading_hyphen=True)],
     /,
@@ -112,7 +121,7 @@ def chat(
     *,
     system: str = _DEFAULT_SYSTEM,
     adapter: Path | None = None,
-    options: SamplingOptions = SamplingOptions(max_tokens=512),
+    options: ChatOptions = ChatOptions(),
 ) -> None:
     """Talk to a model; the conversation goes on until /exit or the end of input.
 
