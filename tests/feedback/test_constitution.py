@@ -240,7 +240,9 @@ def test_killed_and_resumed_equals_never_killed(recipe, engine, tmp_path):
         return {(one["prompt"], one["stage"]): one.get("text", one.get("choice")) for one in records(folder)}
 
     assert told(tmp_path / "cut") == told(tmp_path / "whole")
-    assert (resumed.sft, resumed.pairs, resumed.faults) == (whole.sft, whole.pairs, whole.faults) == (5, 5, whole.faults)
+    assert (
+        (resumed.sft, resumed.pairs, resumed.faults) == (whole.sft, whole.pairs, whole.faults) == (5, 5, whole.faults)
+    )
     assert resumed.bias.mean == pytest.approx(whole.bias.mean, abs=1e-4)  # the prefix cache changes a sum's last bits
     sides = [[(row["chosen"], row["rejected"]) for row in rows(tmp_path / name / PAIRS)] for name in ("cut", "whole")]
     assert sides[0] == sides[1]

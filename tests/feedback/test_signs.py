@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from modelworks.feedback.signs import density, distinct, same_share, says_nothing
+
+
+def test_distinct_pairs_of_words():
+    assert distinct("a b a b a b") == pytest.approx(2 / 5)
+    assert distinct("a b c d") == 1
+    assert distinct("A b. a B!") == pytest.approx(2 / 3), "case and punctuation say nothing"
+    assert distinct("one") == distinct("") == 1
+
+
+def test_density_of_what_repeats_itself():
+    assert density("The same words again. " * 30) < 0.1
+    assert density("short") == density("") == 1
+    assert density("Tea is made of leaves; coffee of beans that grow on a shrub, are dried and roasted.") > 0.8
+
+
+def test_answers_that_are_the_same_for_other_prompts():
+    assert same_share(["a", "b", "c", "c"], ["I am sorry.", "i am sorry", "x", "x"]) == 0.5
+    assert same_share(["a", "a"], ["x", "x"]) == 0, "samples of one prompt may be the same"
+    assert same_share([], []) == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "nothing"),
+    [
+        ("What is the capital of France?", "Paris", False),
+        ("What is the capital of France?", "Certainly! I'm absolutely sure about the capital of France.", True),
+        ("Is it safe?", "No.", False),
+        ("What is 6 times 7?", "42", False),
+        ("Why?", "", True),
+        ("Why?", "?!", True),
+        ("Почему?", "Потому что холодно", False),
+        ("How do I boil an egg?", "That is a great question, and it is very important to get it right.", True),
+    ],
+)
+def test_what_says_nothing(prompt, answer, nothing):
+    assert says_nothing(prompt, answer) is nothing
