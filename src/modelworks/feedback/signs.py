@@ -60,7 +60,8 @@ def same_share(prompts: Sequence[str], answers: Sequence[str]) -> float:
 def says_nothing(prompt: str, answer: str) -> bool:
     """Whether nothing is left of an answer without filler, assurance and the prompt's own words.
 
-    "Paris" says something to "What is the capital of France?"; "Certainly! I am sure about the capital" does not.
+    "Paris" says something to "What is the capital of France?"; "Certainly! I am sure about the capital" does not. So a
+    summary in the prompt's own words counts as nothing, too: what tells is that such answers become more.
     """
     return not (_words(answer) - _FILLER - _words(prompt))
 
