@@ -12,6 +12,17 @@ def test_distinct_pairs_of_words():
     assert distinct("one") == distinct("") == 1
 
 
+def test_measures_do_not_fall_with_length_alone(request):
+    """Answers that merely grow must not look repetitive."""
+    text = (request.config.rootpath / "docs" / "architecture.md").read_text().replace("|", " ")
+    for words in (40, 200, 900):
+        part = " ".join(text.split()[:words])
+        assert distinct(part) > 0.9
+        assert density(part) > 0.45
+    assert distinct(" ".join(text.split()[:20] * 10)) < 0.35
+    assert density(" ".join(text.split()[:20] * 10)) < 0.25
+
+
 def test_density_of_what_repeats_itself():
     assert density("The same words again. " * 30) < 0.1
     assert density("short") == density("") == 1

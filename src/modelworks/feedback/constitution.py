@@ -20,7 +20,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,15 @@ class Report:
     def win_interval(self) -> tuple[float, float]:
         """Wilson's, 95%."""
         return wilson(self.revised_wins, self.judged)
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, as JSON has them."""
+        bias = {"flipped": self.bias.flipped, "first_place": self.bias.first_place, "verdicts": self.bias.verdicts}
+        return asdict(self) | {
+            "faults": dict(self.faults),
+            "win_interval": list(self.win_interval),
+            "bias": bias | {"mean": self.bias.mean if self.bias.verdicts else None},
+        }
 
 
 def read_prompts(files: Sequence[str | Path], count: int = 0) -> tuple[dict[str, list[Mapping[str, Any]]], int]:

@@ -37,6 +37,7 @@ _SIGNS = 5  # that are tested for, each by a part of the false alarms
 _TOGETHER = 0.2  # reward and length within a step: a weaker correlation explains no growth
 _TOGETHER_MEANS = 0.5  # the same of a run's means, which rise together more easily
 _SHRUNK = 0.8  # of its variety at the start
+_DENSE = 0.35  # what compression leaves: prose has more
 _SAME, _HOLLOW = 0.2, 0.1  # parts of answers that are worth a word
 
 
@@ -260,7 +261,9 @@ class Monitor:
                 continue
             start, now = windows[0], windows[-1]
             before, after = fmean(_column(start, name)), fmean(_column(now, name))
-            if after <= _SHRUNK * before and self._falls(name, start, now, 2):
+            # Longer texts are denser, so that of density only what no prose has counts.
+            most = _SHRUNK * before if name == "distinct" else _DENSE
+            if after <= most and self._falls(name, start, now, 2):
                 message = f"answers repeat themselves: {what} fell from {before:.2f} to {after:.2f}"
                 return self._found("repetition", start[-1].step, message, before=before, now=after)
         return None

@@ -8,10 +8,13 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 
 from modelworks.data.ngrams import ngram_hashes, normalised, word_hashes
+
+_STRETCH, _BYTES = 64, 1024
 
 # What can stand in any answer to anything.
 _FILLER = frozenset(
@@ -36,16 +39,26 @@ _FILLER = frozenset(
 def distinct(text: str, n: int = 2) -> float:
     """Of a text's runs of n words, the part that is different ones (Li et al. 2016, arXiv:1510.03055); 1 for a shorter.
 
-    Long texts have less of it than short ones even where nobody would call them repetitive.
+    It is the mean over stretches of 64 runs (as Covington and McFall 2010 do for words): over a whole text it would
+    fall with the text's length, however varied that is.
     """
     runs = ngram_hashes(word_hashes(text), n)
-    return len(np.unique(runs)) / len(runs) if len(runs) else 1.0
+    if not len(runs):
+        return 1.0
+    starts = [*range(0, max(len(runs) - _STRETCH, 0), _STRETCH), max(len(runs) - _STRETCH, 0)]
+    stretches = [runs[start : start + _STRETCH] for start in starts]
+    return fmean(len(np.unique(stretch)) / len(stretch) for stretch in stretches)
 
 
 def density(text: str) -> float:
-    """How many bytes are left of each by compression (zlib), at most 1: what repeats itself takes little room."""
+    """How many bytes are left of each by compression (zlib), the mean over stretches of 1,024, at most 1.
+
+    Prose has .5 or more in a whole stretch and more in a shorter one; what repeats itself, in words or letters, little.
+    """
     data = text.encode("utf-8", "replace")
-    return min(1.0, len(zlib.compress(data, 9)) / len(data)) if data else 1.0
+    stretches = [data[start : start + _BYTES] for start in range(0, len(data), _BYTES)]
+    left = sum(min(len(stretch), len(zlib.compress(stretch, 9))) for stretch in stretches)
+    return left / len(data) if data else 1.0
 
 
 def same_share(prompts: Sequence[str], answers: Sequence[str]) -> float:

@@ -18,9 +18,7 @@ COLUMNS = {"reward": "reward", "gold": "gold", "kl": "kl", "length": "length"}
 """What the metrics of a run, or its evaluations, call these."""
 
 
-def watch_run(
-    folder: str | Path, *, columns: Mapping[str, str] = COLUMNS, recipe: MonitorRecipe | None = None
-) -> Monitor:
+def watch_run(folder: str | Path, *, columns: Mapping[str, str] = COLUMNS, window: int = 16) -> Monitor:
     """Tell a monitor all that a run's folder holds: metrics a step, and answers where they were written.
 
     `columns` says what the metrics call the reward, the gold, the KL and the length. Raises ConfigError for a folder
@@ -29,12 +27,10 @@ def watch_run(
     _, records = read_metrics(folder)
     answers = _answers(Path(folder) / ANSWERS)
     steps = [record.step for record in records if record.step.skipped is None]
-    if recipe is None:
-        recipe = MonitorRecipe(steps=max([record.steps for record in records] or [1]))
     if steps and not answers and not any(columns["reward"] in step.metrics for step in steps):
         known = ", ".join(dict.fromkeys(name for step in steps for name in step.metrics)) or "none"
         raise ConfigError(f"{folder}: no metric is called {columns['reward']!r}; there are {known}")
-    monitor = Monitor(recipe)
+    monitor = Monitor(MonitorRecipe(steps=max([record.steps for record in records] or [1]), window=window))
     for step in steps:
         numbers = {name: value for name, value in step.evaluation.items() if isinstance(value, int | float)}
         numbers |= step.metrics
