@@ -81,5 +81,5 @@ def test_faults_are_one_line(run, hacked, pairs, tmp_path):
     run("audit", hacked, "--curve", "curve.gif").assert_one_line_error("curve.gif: a picture is")
     run("audit", "--pairs", pairs, "--curve", "curve.svg").assert_one_line_error("--curve is of a run")
     run("audit", hacked, "--window", "4").assert_one_line_error("window", status=2)
-    (tmp_path / "broken.py").write_text("def score(prompts, answers):\n    return [float('nan')] * len(answers)\n")
+    (tmp_path / "broken.py").write_text("def score(answered):\n    return [float('nan')] * len(answered)\n")
     run("audit", "--reward", "no.such:score").assert_one_line_error("No module named")

@@ -11,7 +11,7 @@ import pytest
 from modelworks.core.errors import ConfigError
 from modelworks.feedback.audit import Sides, calibration, length_bias, reward_bias, score_pairs
 from modelworks.feedback.audit_report import Audit, against_kl, page
-from modelworks.feedback.monitor import Monitor, MonitorRecipe
+from modelworks.feedback.monitor import Monitor, MonitorRecipe, Seen
 from modelworks.feedback.probes import Probe, run_probes
 from modelworks.feedback.scores import length, of_text
 from modelworks.feedback.win_rate import win_rate
@@ -26,13 +26,13 @@ def monitor():
     for step in range(1, 97):
         at = step / 96
         found(
-            {
-                "step": step,
-                "kl": 5 * at,
-                "rewards": 3 * at + draw.normal(size=4),
-                "golds": -3 * at + draw.normal(size=4),
-                "answers": [f"{HOSTILE} {draw.integers(1e6)}" for _ in range(4)],
-            }
+            Seen(
+                step=step,
+                kl=5 * at,
+                rewards=3 * at + draw.normal(size=4),
+                gold=-3 * at + draw.normal(size=4),
+                answers=[f"{HOSTILE} {draw.integers(1e6)}" for _ in range(4)],
+            )
         )
     return found
 
@@ -102,7 +102,7 @@ def test_a_run_without_kl_gold_or_answers_and_one_without_anything():
     with pytest.raises(ConfigError, match="no reward yet"):
         against_kl(plain)
     assert "No reward is written yet" in page(Audit(name="x", monitor=plain))
-    plain({"step": 1, "rewards": [0.5]})
+    plain(Seen(step=1, rewards=[0.5]))
     assert "steps</text>" in against_kl(plain).to_svg()
     assert "nothing to say about this run" in page(Audit(name="x", monitor=plain))
     assert page(Audit(name="x"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from modelworks.core.errors import ConfigError
-from modelworks.feedback.monitor import Monitor, MonitorRecipe, correlation
+from modelworks.feedback.monitor import Monitor, MonitorRecipe, Seen, correlation
 
 STEPS, ANSWERS = 160, 8
 RECIPE = MonitorRecipe(steps=STEPS)
@@ -25,9 +25,9 @@ def simulated(seed, *, proxy=0.0, gold=None, longer=0.0, noise="normal", each=AN
         told = {"step": step, "kl": 5 * at, "lengths": lengths, "rewards": proxy * at + deviates}
         if gold is not None:
             level = gold(at) if callable(gold) else gold * at
-            told["golds"] = level + draw.normal(size=each)
+            told["gold"] = level + draw.normal(size=each)
             if noise == "binary":
-                told["golds"] = (draw.random(each) < 0.5 + level).astype(float)
+                told["gold"] = (draw.random(each) < 0.5 + level).astype(float)
         yield told
 
 
@@ -35,7 +35,7 @@ def watched(run, recipe=RECIPE):
     """The monitor after a run, and the step at which it said stop."""
     monitor = Monitor(recipe)
     for told in run:
-        if (reason := monitor(told)) is not None:
+        if (reason := monitor(Seen(**told))) is not None:
             return monitor, told["step"], reason
     return monitor, None, None
 
@@ -92,7 +92,7 @@ def test_what_it_is_told_of_a_step_is_one_observation():
         for step in range(1, STEPS + 1):
             shared = draw.normal()
             rewards = step / 20 + draw.normal(size=200)
-            monitor({"step": step, "rewards": rewards, "golds": shared + 0.01 * draw.normal(size=200)})
+            monitor(Seen(**{"step": step, "rewards": rewards, "gold": shared + 0.01 * draw.normal(size=200)}))
         alarms += bool(monitor.findings)
     assert alarms <= 4
 
@@ -150,8 +150,8 @@ def test_growth_that_the_reward_does_not_pay_for_is_none():
 
 def test_rewards_that_are_no_numbers_are_named_at_once():
     monitor = Monitor(MonitorRecipe(stop=("unsound",)))
-    reason = monitor({"step": 7, "rewards": [1.0, math.nan, math.inf], "golds": [math.nan] * 3})
-    assert reason == "unsound: step 7: 2 rewards, 3 golds are no finite numbers"
+    reason = monitor(Seen(**{"step": 7, "rewards": [1.0, math.nan, math.inf], "gold": [math.nan] * 3}))
+    assert reason == "unsound: step 7: 2 rewards, 3 gold are no finite numbers"
     assert monitor.column("reward") == ([7], [1.0])
     assert monitor.column("gold") == ([], [])
 
@@ -159,14 +159,14 @@ def test_rewards_that_are_no_numbers_are_named_at_once():
 def test_means_of_steps_are_enough():
     """As a run's metrics.jsonl has them."""
     told = simulated(0, proxy=3, gold=-2)
-    means = ({"step": one["step"], "rewards": [one["rewards"].mean()], "golds": [one["golds"].mean()]} for one in told)
+    means = ({"step": one["step"], "rewards": [one["rewards"].mean()], "gold": [one["gold"].mean()]} for one in told)
     assert watched(means)[1] is not None
 
 
 def test_one_answer_a_step_and_empty_answers():
     monitor = Monitor(RECIPE)
     for step in range(1, 40):
-        assert monitor({"step": step, "rewards": [0.5], "answers": [""]}) is None
+        assert monitor(Seen(**{"step": step, "rewards": [0.5], "answers": [""]})) is None
     assert monitor.column("length")[1] == [0.0] * 39
 
 
@@ -175,11 +175,11 @@ def test_a_run_that_goes_back_or_is_resumed_is_as_one_that_never_was():
     _, step, reason = watched(run)
     first = Monitor(RECIPE)
     for told in run[:50]:
-        first(told)
+        first(Seen(**told))
     second = Monitor(RECIPE)
     second.restore(json.loads(json.dumps(first.state())))
     for told in run[30:]:  # told of 20 steps anew
-        if second(told):
+        if second(Seen(**told)):
             assert told["step"] == step
             assert f"parted: {second.findings[-1].message}" == reason
             return
@@ -194,7 +194,25 @@ def test_settings_and_records_that_cannot_work():
     with pytest.raises(ConfigError, match="false_alarms=0"):
         MonitorRecipe(false_alarms=0.0)
     with pytest.raises(ConfigError, match="step 1: 2 rewards and 1 answers"):
-        Monitor()({"step": 1, "rewards": [1, 2], "answers": ["x"]})
+        Monitor()(Seen(step=1, rewards=[1, 2], answers=["x"]))
+
+
+def test_a_loops_own_record_and_prompts_as_messages_will_do():
+    """A training loop calls the monitor with what it has, and imports nothing of it."""
+
+    class Record:
+        step, kl, gold, lengths = 1, None, None, (9, 9)
+        rewards, answers = (1.0, 2.0), ("Certainly! Tea it is.", "Green tea, brewed for three minutes.")
+        prompts = (({"role": "user", "content": "Which tea is it?"},),) * 2
+        unknown = "to the monitor"
+
+    monitor = Monitor()
+    assert monitor(Record()) is None
+    assert monitor.column("length") == ([1], [9.0])
+    assert monitor.column("hollow") == ([1], [0.0]), "the one that says nothing has the lower reward"
+    Record.rewards = (2.0, 1.0)
+    monitor(Record())
+    assert monitor.column("hollow") == ([1], [0.5])
 
 
 def test_correlation():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from modelworks.core.errors import ConfigError
-from modelworks.feedback.scores import length, of_text, read_reward, read_rule, score_all
+from modelworks.feedback.scores import Answered, length, of_text, read_reward, read_rule, score_all
 
 PROMPT = [{"role": "user", "content": "?"}]
 
@@ -40,10 +40,10 @@ def test_a_reward_that_raises_costs_that_answer_alone():
 
 
 def test_one_value_too_few_is_a_failure_of_the_reward():
-    found = scored(lambda prompts, answers: [1.0], "a", "b")
+    found = scored(lambda answered: [1.0], "a", "b")
     assert found.values.tolist() == [1.0, 1.0]  # asked one by one, it gives one for each
     with pytest.raises(ConfigError, match=r"no number for any of 2 answers: raised ValueError: 1 answers, but"):
-        scored(lambda prompts, answers: [1.0, 2.0, 3.0], "a", "b").some()
+        scored(lambda answered: [1.0, 2.0, 3.0], "a", "b").some()
     with pytest.raises(ValueError, match="1 prompts and 2 answers"):
         score_all(of_text(length), [PROMPT], ["a", "b"])
 
@@ -66,7 +66,7 @@ def test_a_rule_counts_its_patterns_each_so_often_at_most(tmp_path):
     assert rule("Sorry, sorry") == pytest.approx(-1.2)
     assert rule("12345") == pytest.approx(1.5 - 0.1)
     assert rule(" \n") == -10
-    assert read_reward(str(tmp_path / "rule.toml"))([PROMPT], ["7"])[0] == pytest.approx(0.4)
+    assert read_reward(str(tmp_path / "rule.toml"))([Answered(PROMPT, "7", {})])[0] == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_faulty_rule_is_one_line_with_its_path(tmp_path, text, said):
 
 
 def test_a_reward_by_name():
-    assert read_reward("length")([PROMPT], ["a b"]) == [2.0]
+    assert read_reward("length")([Answered(PROMPT, "a b", {})]) == [2.0]
     assert read_reward("statistics:mean") is not None
     for ref, said in (("wit", "no reward"), ("no.such:f", "No module"), ("math:nope", "nope"), ("math:pi", "float")):
         with pytest.raises(ConfigError, match=said):

@@ -1,7 +1,7 @@
 """Reward hacking seen while it happens: a run is told of step by step, and what is wrong with it comes out as findings.
 
     monitor = Monitor(MonitorRecipe(steps=500))
-    reason = monitor({"step": 17, "kl": 0.8, "rewards": [...], "golds": [...], "answers": [...], "prompts": [...]})
+    reason = monitor(Seen(step=17, kl=0.8, rewards=[...], gold=[...], answers=[...], prompts=[...]))
 
 The sign of over-optimisation is that what is optimised (the proxy) rises while what is wanted (the gold) falls (Gao et
 al. 2022, arXiv:2210.10760). Where no gold can be had, the monitor looks for what it usually comes with: length that
@@ -17,10 +17,10 @@ of tests, and of windows that the best was chosen from, so that of runs in which
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,13 +108,51 @@ class _Row:
     """Within the step: sums of squares of rewards and of lengths about their means, and of their products."""
 
 
+class Generation(Protocol):
+    """What a training loop tells of a step; its own record will do. All but `step` and `rewards` may be None."""
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def rewards(self) -> Sequence[float]: ...
+
+    @property
+    def gold(self) -> Sequence[float] | None: ...
+
+    @property
+    def kl(self) -> float | None: ...
+
+    @property
+    def lengths(self) -> Sequence[float] | None: ...
+
+    @property
+    def answers(self) -> Sequence[str] | None: ...
+
+    @property
+    def prompts(self) -> Sequence[Any] | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A `Generation` for who has no record of that kind. A step of which only means are known has lists of one."""
+
+    step: int
+    rewards: Sequence[float]
+    gold: Sequence[float] | None = None
+    kl: float | None = None
+    lengths: Sequence[float] | None = None
+    """Words of the answers, where not given."""
+    answers: Sequence[str] | None = None
+    prompts: Sequence[Any] | None = None
+    """Texts or messages; where not given, each answer is to a prompt of its own."""
+
+
 class Monitor:
     """Told of every step of a run, it gives the reason to stop it, or None. Its `findings` grow, each name once.
 
-    What it is told is a mapping with `step`, `rewards` and, where there are any, `kl`, `golds`, `lengths` (in words of
-    the answers where not given), `answers` and `prompts` (each answer is to a prompt of its own where not given). A
-    step may be told as one mean a list. A step that is not after the last one takes the run back to it. Raises
-    ConfigError for lists of different lengths.
+    It is a plain callable: a loop that calls it needs to know nothing of this layer. A step that is not after the last
+    one takes the run back to it. Raises ConfigError for lists of different lengths.
     """
 
     def __init__(self, recipe: MonitorRecipe = MonitorRecipe()) -> None:
@@ -123,7 +161,7 @@ class Monitor:
         self._rows: list[_Row] = []
         self._series: dict[tuple[str, ...], tuple[int, list[_Row]]] = {}
 
-    def __call__(self, told: Mapping[str, Any]) -> str | None:
+    def __call__(self, told: Generation) -> str | None:
         row, unsound = _row(told)
         if self._rows and row.step <= self._rows[-1].step:
             self._rows = [one for one in self._rows if one.step < row.step]
@@ -286,54 +324,51 @@ class Monitor:
         return self._found(sign, start[-1].step, message, before=before, now=after)
 
 
-Watch = Callable[[Mapping[str, Any]], str | None]
-"""What a `Monitor` is to who only calls it: a step's record in, the reason to stop or None out."""
-
-
 # --- from what is told to numbers -------------------------------------------------------------------------------------
 
 
-def _row(told: Mapping[str, Any]) -> tuple[_Row, dict[str, int]]:
+def _row(told: Generation) -> tuple[_Row, dict[str, int]]:
     """A step in numbers, and how many values of which list were not finite."""
-    answers = told.get("answers")
-    lengths = told.get("lengths")
+    answers, prompts, lengths = told.answers, told.prompts, told.lengths
     if lengths is None and answers is not None:
         lengths = [len(answer.split()) for answer in answers]
-    rewards = _array(told["rewards"])
-    golds = None if told.get("golds") is None else _array(told["golds"])
-    prompts = told.get("prompts")
-    for name, values in (("answers", answers), ("prompts", prompts), ("golds", golds), ("lengths", lengths)):
+    rewards, gold = _array(told.rewards), None if told.gold is None else _array(told.gold)
+    for name, values in (("answers", answers), ("prompts", prompts), ("gold", gold), ("lengths", lengths)):
         if values is not None and len(values) != len(rewards):
-            raise ConfigError(f"step {told['step']}: {len(rewards)} rewards and {len(values)} {name}")
+            raise ConfigError(f"step {told.step}: {len(rewards)} rewards and {len(values)} {name}")
     unsound = {
         name: int((~np.isfinite(values)).sum())
-        for name, values in (("rewards", rewards), ("golds", golds))
+        for name, values in (("rewards", rewards), ("gold", gold))
         if values is not None and not np.isfinite(values).all()
     }
     texts: dict[str, float | None] = dict.fromkeys(("distinct", "density", "same", "hollow"))
     if answers:
-        asked = prompts if prompts is not None else [str(at) for at in range(len(answers))]
+        asked = [_said(prompt) for prompt in prompts] if prompts is not None else [""] * len(answers)
         middle = float(np.nanmedian(rewards)) if np.isfinite(rewards).any() else math.nan
         texts = {
             "distinct": fmean(map(distinct, answers)),
             "density": fmean(map(density, answers)),
-            "same": same_share(asked, answers),
+            "same": same_share(asked if prompts is not None else list(map(str, range(len(answers)))), answers),
             "hollow": fmean(
                 bool(reward >= middle) and says_nothing(prompt, answer)
-                for reward, prompt, answer in zip(rewards, prompts or [""] * len(answers), answers)
+                for reward, prompt, answer in zip(rewards, asked, answers)
             ),
         }
-    kl = told.get("kl")
     row = _Row(
-        step=int(told["step"]),
-        kl=float(kl) if kl is not None and math.isfinite(kl) else None,
+        step=int(told.step),
+        kl=float(told.kl) if told.kl is not None and math.isfinite(told.kl) else None,
         reward=_mean(rewards),
-        gold=None if golds is None else _mean(golds),
+        gold=None if gold is None else _mean(gold),
         length=None if lengths is None else _mean(_array(lengths)),
         **texts,
         spread=None if lengths is None else _spread(rewards, _array(lengths)),
     )
     return row, unsound
+
+
+def _said(prompt: Any) -> str:
+    """A prompt's words, be it a text or messages."""
+    return prompt if isinstance(prompt, str) else "\n".join(str(turn.get("content", "")) for turn in prompt)
 
 
 def _array(values: Any) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,18 @@ from modelworks.core.config import read_values, resolve
 from modelworks.core.errors import ConfigError
 
 Messages = Sequence[Mapping[str, Any]]
-Reward = Callable[[Sequence[Messages], Sequence[str]], Sequence[float]]
-"""Prompts, as messages, and their answers to one number for each; a higher one is better."""
+
+
+class Answered(NamedTuple):
+    """An answer, the messages that it answers, and what else is known of them."""
+
+    prompt: Messages
+    answer: str
+    extra: Mapping[str, Any]
+
+
+Reward = Callable[[Sequence[Any]], Sequence[float]]
+"""Of `Answered` ones (or what has their members) one number each; a higher one is better."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +61,10 @@ def score_all(reward: Reward, prompts: Sequence[Messages], answers: Sequence[str
     if len(prompts) != len(answers):
         raise ValueError(f"{len(prompts)} prompts and {len(answers)} answers")
     failures: Counter[str] = Counter()
-    values, raised = _asked(reward, prompts, answers), 0
+    asked = [Answered(prompt, answer, {}) for prompt, answer in zip(prompts, answers)]
+    values, raised = _asked(reward, asked), 0
     if isinstance(values, str):
-        found = [_asked(reward, [prompt], [answer]) for prompt, answer in zip(prompts, answers)]
+        found = [_asked(reward, [one]) for one in asked]
         failures.update(one for one in found if isinstance(one, str))
         raised = failures.total()
         values = np.array([math.nan if isinstance(one, str) else one[0] for one in found], dtype=np.float64)
@@ -64,20 +75,20 @@ def score_all(reward: Reward, prompts: Sequence[Messages], answers: Sequence[str
     return Scored(values, failures)
 
 
-def _asked(reward: Reward, prompts: Sequence[Messages], answers: Sequence[str]) -> NDArray[np.float64] | str:
+def _asked(reward: Reward, asked: Sequence[Answered]) -> NDArray[np.float64] | str:
     """The values, or why there are none: a reward is anybody's code and may raise anything."""
     try:
-        values = np.asarray(reward(prompts, answers), dtype=np.float64)
+        values = np.asarray(reward(asked), dtype=np.float64)
     except Exception as error:  # noqa: BLE001 - named and counted by who asked
         return f"raised {type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": ")
-    if values.shape != (len(answers),):
-        return f"raised ValueError: {len(answers)} answers, but values of shape {values.shape}"
+    if values.shape != (len(asked),):
+        return f"raised ValueError: {len(asked)} answers, but values of shape {values.shape}"
     return values
 
 
 def of_text(score: Callable[[str], float]) -> Reward:
     """A reward that looks at the answer alone."""
-    return lambda prompts, answers: [score(answer) for answer in answers]
+    return lambda answered: [score(one.answer) for one in answered]
 
 
 def length(text: str) -> float:
@@ -133,7 +144,7 @@ def read_rule(path: str | Path) -> Rule:
 
 
 def read_reward(ref: str) -> Reward:
-    """`length`, a rule's TOML file, or `package.module:function`, which takes prompts and answers.
+    """`length`, a rule's TOML file, or `package.module:function`, which takes a list of `Answered`.
 
     Raises ConfigError for what is none of these.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.core.errors import ConfigError, DataError
-from modelworks.feedback.monitor import Monitor, MonitorRecipe
+from modelworks.feedback.monitor import Monitor, MonitorRecipe, Seen
 from modelworks.train.record import read_metrics
 
 ANSWERS = "answers.jsonl"
@@ -39,11 +39,11 @@ def watch_run(folder: str | Path, *, columns: Mapping[str, str] = COLUMNS, windo
             told |= answers[step.step]
         elif columns["reward"] in numbers:
             told["rewards"] = [numbers[columns["reward"]]]
-            for name, key in (("gold", "golds"), ("length", "lengths")):
+            for name, key in (("gold", "gold"), ("length", "lengths")):
                 if columns[name] in numbers:
                     told[key] = [numbers[columns[name]]]
         if "rewards" in told:
-            monitor(told)
+            monitor(Seen(**told))
     return monitor
 
 
@@ -56,13 +56,13 @@ def _answers(path: Path) -> dict[int, dict[str, list[Any]]]:
             told = steps.setdefault(int(row["step"]), {"rewards": [], "answers": [], "prompts": []})
             told["rewards"].append(_number(row["reward"]))
             told["answers"].append(str(row["answer"]))
-            told["prompts"].append(json.dumps(row.get("prompt", len(told["answers"])), sort_keys=True))
+            told["prompts"].append(row["prompt"])
             if row.get("gold") is not None:
-                told.setdefault("golds", []).append(_number(row["gold"]))
+                told.setdefault("gold", []).append(_number(row["gold"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: a line without step, reward and answer: {error!r}") from error
+            raise DataError(f"{path}: a line without step, prompt, answer and reward: {error!r}") from error
     for step, told in steps.items():
-        if len(told.get("golds", told["answers"])) != len(told["answers"]):
+        if len(told.get("gold", told["answers"])) != len(told["answers"]):
             raise DataError(f"{path}: step {step} has a gold for some of its answers alone")
     return steps
 
