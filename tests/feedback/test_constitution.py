@@ -118,16 +118,16 @@ def test_two_samples_are_compared_without_a_revision(recipe, says, tmp_path):
 
 
 def test_faults_are_counted_and_left_out_by_choice(recipe, says, tmp_path):
-    prompts = ["empty?", "same?", "cut?", "echo this question of mine back?", "fine?"]
-    said = ["x", "Yes, so.", "y", "z", "w"]
-    said += ["c", "c", "c", "Echo this question of mine back", "c"]
-    said += ["  ", "yes so", "longer...", "zz", "ww"]
+    prompts = ["empty?", "same?", "cut?", "echo this question of mine back?", "copy?", "fine?"]
+    said = ["x", "Yes, so.", "y", "z", "v", "w"]
+    said += ["c", "c", "c", "Echo this question of mine back", "This is my whole critique.", "c"]
+    said += ["  ", "yes so", "longer...", "zz", "this is my whole critique", "ww"]
     report = constitution(recipe(prompts), tmp_path / "run", engine=says(said), judge=Likes())
-    assert report.faults == {"empty": 1, "unchanged": 1, "cut": 1, "echo": 1}
-    assert (report.prompts, report.judged, report.sft, report.pairs) == (5, 5, 1, 1)
+    assert report.faults == {"empty": 1, "unchanged": 1, "cut": 1, "echo": 2}
+    assert (report.prompts, report.judged, report.sft, report.pairs) == (6, 6, 1, 1)
     # Nothing is asked again when only what is written is to be another; what is empty never is.
     kept = constitution(recipe(prompts, leave_out=[]), tmp_path / "run", engine=says([]), judge=Likes())
-    assert (kept.sft, kept.pairs) == (4, 4)
+    assert (kept.sft, kept.pairs) == (5, 5)
 
 
 def test_a_verdict_that_the_order_decided_is_counted(recipe, says, tmp_path):

@@ -151,9 +151,17 @@ def test_growth_that_the_reward_does_not_pay_for_is_none():
 def test_rewards_that_are_no_numbers_are_named_at_once():
     monitor = Monitor(MonitorRecipe(stop=("unsound",)))
     reason = monitor(Seen(**{"step": 7, "rewards": [1.0, math.nan, math.inf], "gold": [math.nan] * 3}))
-    assert reason == "unsound: step 7: 2 rewards, 3 gold are no finite numbers"
+    said = "unsound: at step 7 there was no number: 2 times the reward is not finite, 3 times the gold is not finite"
+    assert reason == said
     assert monitor.column("reward") == ([7], [1.0])
     assert monitor.column("gold") == ([], [])
+
+
+def test_answers_at_which_a_reward_failed_are_told():
+    monitor = Monitor()
+    monitor(Seen(step=1, rewards=[1.0], failures={"number: KeyError": 3}))
+    assert monitor.findings[0].message == "at step 1 there was no number: 3 times number: KeyError"
+    assert monitor.findings[0].severity == "warn"
 
 
 def test_means_of_steps_are_enough():
@@ -204,7 +212,7 @@ def test_a_loops_own_record_and_prompts_as_messages_will_do():
         step, kl, gold, lengths = 1, None, None, (9, 9)
         rewards, answers = (1.0, 2.0), ("Certainly! Tea it is.", "Green tea, brewed for three minutes.")
         prompts = (({"role": "user", "content": "Which tea is it?"},),) * 2
-        unknown = "to the monitor"
+        failures, unknown = {}, "to the monitor"
 
     monitor = Monitor()
     assert monitor(Record()) is None

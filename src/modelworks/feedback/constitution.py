@@ -391,7 +391,8 @@ def faults_of(recipe: ConstitutionRecipe, messages: Messages, said: Said) -> set
     - `too long`: a step did not fit the model's context, and those after it were not taken.
     - `empty`: an answer, a critique or a revision has no words.
     - `cut`: one of the two answers that are compared was cut at `max_tokens`.
-    - `echo`: of a critique, four fifths (of its runs of four words) stand in the prompt, the answer or the request.
+    - `echo`: four fifths (of runs of four words) of a critique stand in the prompt, the answer or the request, or of a
+      revision in its critique.
     - `unchanged`: both answers say the same, up to case and punctuation.
     - `unjudged`: there is no verdict, or the judge finds both alike.
     - `flipped`: the order in which the judge saw them decided.
@@ -414,6 +415,8 @@ def faults_of(recipe: ConstitutionRecipe, messages: Messages, said: Said) -> set
             answer = said["response", 0] if turn == 0 else said["revision", turn - 1]
             if _echoes(record["text"], f"{prompt}\n{answer['text']}\n{record['request']}"):
                 found.add("echo")
+        elif stage == "revision" and _echoes(record["text"], said["critique", turn]["text"]):
+            found.add("echo")
     verdict = verdict_of(said)
     if verdict is None or verdict.orders is None or verdict.margin == 0:
         found.add("unjudged")

@@ -132,6 +132,9 @@ class Generation(Protocol):
     @property
     def prompts(self) -> Sequence[Any] | None: ...
 
+    @property
+    def failures(self) -> Mapping[str, int] | None: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
@@ -146,6 +149,8 @@ class Seen:
     answers: Sequence[str] | None = None
     prompts: Sequence[Any] | None = None
     """Texts or messages; where not given, each answer is to a prompt of its own."""
+    failures: Mapping[str, int] | None = None
+    """Answers that are not among these since a reward failed at them, by the reason."""
 
 
 class Monitor:
@@ -194,8 +199,8 @@ class Monitor:
 
     def _look(self, row: _Row, unsound: Mapping[str, int]) -> Iterator[Finding]:
         if unsound:
-            said = ", ".join(f"{count} {name}" for name, count in unsound.items())
-            yield self._found("unsound", row.step, f"step {row.step}: {said} are no finite numbers", **unsound)
+            said = ", ".join(f"{count} times {what}" for what, count in unsound.items())
+            yield self._found("unsound", row.step, f"at step {row.step} there was no number: {said}", **unsound)
         for looker in (self._parted, self._longer, self._repeating, self._collapsed, self._hollow):
             if (finding := looker()) is not None:
                 yield finding
@@ -328,7 +333,7 @@ class Monitor:
 
 
 def _row(told: Generation) -> tuple[_Row, dict[str, int]]:
-    """A step in numbers, and how many values of which list were not finite."""
+    """A step in numbers, and what had no number, how often."""
     answers, prompts, lengths = told.answers, told.prompts, told.lengths
     if lengths is None and answers is not None:
         lengths = [len(answer.split()) for answer in answers]
@@ -337,10 +342,10 @@ def _row(told: Generation) -> tuple[_Row, dict[str, int]]:
         if values is not None and len(values) != len(rewards):
             raise ConfigError(f"step {told.step}: {len(rewards)} rewards and {len(values)} {name}")
     unsound = {
-        name: int((~np.isfinite(values)).sum())
-        for name, values in (("rewards", rewards), ("gold", gold))
+        f"the {name} is not finite": int((~np.isfinite(values)).sum())
+        for name, values in (("reward", rewards), ("gold", gold))
         if values is not None and not np.isfinite(values).all()
-    }
+    } | dict(told.failures or {})
     texts: dict[str, float | None] = dict.fromkeys(("distinct", "density", "same", "hollow"))
     if answers:
         asked = [_said(prompt) for prompt in prompts] if prompts is not None else [""] * len(answers)
