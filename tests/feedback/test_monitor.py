@@ -159,8 +159,8 @@ def test_rewards_that_are_no_numbers_are_named_at_once():
 
 def test_answers_at_which_a_reward_failed_are_told():
     monitor = Monitor()
-    monitor(Seen(step=1, rewards=[1.0], failures={"number: KeyError": 3}))
-    assert monitor.findings[0].message == "at step 1 there was no number: 3 times number: KeyError"
+    monitor(Seen(step=1, rewards=[1.0], failures={"name": 3}))
+    assert monitor.findings[0].message == "at step 1 there was no number: 3 times name"
     assert monitor.findings[0].severity == "warn"
 
 

@@ -200,12 +200,12 @@ class Monitor:
     def _look(self, row: _Row, unsound: Mapping[str, int]) -> Iterator[Finding]:
         if unsound:
             said = ", ".join(f"{count} times {what}" for what, count in unsound.items())
-            yield self._found("unsound", row.step, f"at step {row.step} there was no number: {said}", **unsound)
+            yield self._found("unsound", row.step, f"at step {row.step} there was no number: {said}", unsound)
         for looker in (self._parted, self._longer, self._repeating, self._collapsed, self._hollow):
             if (finding := looker()) is not None:
                 yield finding
 
-    def _found(self, name: Sign, since: int, message: str, **evidence: float) -> Finding:
+    def _found(self, name: Sign, since: int, message: str, evidence: Mapping[str, float]) -> Finding:
         severity: Literal["warn", "stop"] = "stop" if name in self.recipe.stop else "warn"
         return Finding(
             name=name,
@@ -265,7 +265,7 @@ class Monitor:
         for name, rows in (("KL before", best), ("KL now", now)):
             if values := [row.kl for row in rows if row.kl is not None]:
                 evidence[name] = fmean(values)
-        return self._found("parted", best[-1].step, message, **evidence)
+        return self._found("parted", best[-1].step, message, evidence)
 
     def _longer(self) -> Finding | None:
         windows = self._windows("reward", "length")
@@ -290,7 +290,7 @@ class Monitor:
             "length",
             start[-1].step,
             f"answers grew from {before:.3g} to {after:.3g}, and the reward with them (correlation {together})",
-            **evidence,
+            evidence,
         )
 
     def _gold_rises(self) -> bool:
@@ -308,7 +308,7 @@ class Monitor:
             most = _SHRUNK * before if name == "distinct" else _DENSE
             if after <= most and self._falls(name, start, now, 2):
                 message = f"answers repeat themselves: {what} fell from {before:.2f} to {after:.2f}"
-                return self._found("repetition", start[-1].step, message, before=before, now=after)
+                return self._found("repetition", start[-1].step, message, {"before": before, "now": after})
         return None
 
     def _collapsed(self) -> Finding | None:
@@ -326,7 +326,7 @@ class Monitor:
         if after < least or not self._rises(name, start, now):
             return None
         message = f"{after:.0%} {what}, {before:.0%} at the start"
-        return self._found(sign, start[-1].step, message, before=before, now=after)
+        return self._found(sign, start[-1].step, message, {"before": before, "now": after})
 
 
 # --- from what is told to numbers -------------------------------------------------------------------------------------
