@@ -54,6 +54,13 @@ def test_a_run_that_hacked_its_reward(run, hacked, tmp_path):
     assert "<svg" in (tmp_path / "curve.svg").read_text()
 
 
+def test_a_run_that_is_sound_or_too_short(run, hacked):
+    names = ("--reward-metric", "kl", "--gold-metric", "kl", "--json")
+    assert json.loads(run("audit", hacked, *names).out)["findings"] == []
+    assert "nothing is wrong by its tests" in run("audit", hacked, *names[:-1]).out
+    assert "shorter than two windows of 64 steps" in run("audit", hacked, *names[:-1], "--window", "64").out
+
+
 def test_a_reward_its_pairs_and_wins_as_json(run, pairs, tmp_path):
     (tmp_path / "wins.jsonl").write_text('{"win": 1, "answer": "a b", "base": "c"}\n' * 5)
     out = tmp_path / "a.html"

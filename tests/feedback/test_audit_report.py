@@ -104,6 +104,9 @@ def test_a_run_without_kl_gold_or_answers_and_one_without_anything():
     assert "No reward is written yet" in page(Audit(name="x", monitor=plain))
     plain(Seen(step=1, rewards=[0.5]))
     assert "steps</text>" in against_kl(plain).to_svg()
+    assert "1 steps are too few to compare: two windows of 16" in page(Audit(name="x", monitor=plain))
+    for step in range(2, 40):
+        plain(Seen(step=step, rewards=[0.5]))
     assert "nothing to say about this run" in page(Audit(name="x", monitor=plain))
     assert page(Audit(name="x"))
 

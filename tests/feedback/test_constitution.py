@@ -117,6 +117,20 @@ def test_two_samples_are_compared_without_a_revision(recipe, says, tmp_path):
     assert seeds[0] != seeds[1]
 
 
+def test_more_prompts_than_go_together(recipe, says, tmp_path):
+    """Each keeps its own answer, critique and revision across chunks."""
+    said = []
+    for chunk in (range(32), range(32, 40)):
+        said += [f"{what} {at}" for what in ("answer", "critique", "a longer revision") for at in chunk]
+    prompts = [f"question {at}" for at in range(40)]
+    report = constitution(recipe(prompts), tmp_path / "run", engine=says(said), judge=Likes())
+    assert (report.prompts, report.pairs) == (40, 40)
+    for at, row in enumerate(rows(tmp_path / "run" / PAIRS)):
+        assert row["prompt"][0]["content"] == f"question {at}"
+        assert row["rejected"][0]["content"] == f"answer {at}"
+        assert row["chosen"][0]["content"] == f"a longer revision {at}"
+
+
 def test_faults_are_counted_and_left_out_by_choice(recipe, says, tmp_path):
     prompts = ["empty?", "same?", "cut?", "echo this question of mine back?", "copy?", "fine?"]
     said = ["x", "Yes, so.", "y", "z", "v", "w"]
@@ -182,11 +196,13 @@ def test_prompts_of_every_format(tmp_path):
         {"messages": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "x"}]},
         {"chosen": "\n\nHuman: c\n\nAssistant: yes", "rejected": "\n\nHuman: c\n\nAssistant: no"},
         {"prompt": "half \ud800 character", "completion": "x"},
+        {"prompt": [{"role": "user", "content": [{"type": "text", "text": "part \ud800"}]}], "completion": "x"},
     ]
     path = tmp_path / "p.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     prompts, repeated = read_prompts([path])
-    assert [turns[-1]["content"] for turns in prompts.values()] == ["a", "b", "c", "half ? character"]
+    said = [turns[-1]["content"] for turns in prompts.values()]
+    assert said == ["a", "b", "c", "half ? character", [{"type": "text", "text": "part ?"}]]
     assert repeated == 0
     assert len(read_prompts([path], 2)[0]) == 2
     (tmp_path / "t.jsonl").write_text('{"text": "no turns"}\n')

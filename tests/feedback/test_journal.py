@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modelworks.core.errors import ConfigError, DataError
 from modelworks.feedback.journal import Journal, read_journal
@@ -100,3 +102,21 @@ def test_two_writers_at_once_are_refused(path):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         read_journal(tmp_path / "none.jsonl")
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=100)
+@given(st.lists(VALUE, max_size=4))
+def test_any_json_is_read_back_and_its_hashes_hold(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("journal") / "r.jsonl"
+    with Journal(path, ABOUT) as journal:
+        for value in values:
+            journal.append({"value": value})
+    assert [line["value"] for line in read_journal(path).lines] == values

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modelworks.feedback.signs import density, distinct, same_share, says_nothing
 
@@ -50,3 +52,16 @@ def test_answers_that_are_the_same_for_other_prompts():
 )
 def test_what_says_nothing(prompt, answer, nothing):
     assert says_nothing(prompt, answer) is nothing
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
+def test_any_texts_have_measures_between_0_and_1(pairs):
+    """What a model says may be anything, halves of characters included."""
+    prompts, answers = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
+    assert 0 <= same_share(prompts, answers) <= 1
+    for prompt, answer in pairs:
+        assert 0 < distinct(answer) <= 1
+        assert 0 < density(answer) <= 1
+        assert says_nothing(prompt, answer) in (True, False)
+        assert says_nothing(answer, answer), "a prompt's own words say nothing"

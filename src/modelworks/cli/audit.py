@@ -102,7 +102,7 @@ def audit(
     if as_json:
         print_json({"report": str(target), **found.to_json()})
     else:
-        print_lines(str(target), _lines(found) or [("nothing", "was found")])
+        print_lines(str(target), _lines(found))
 
 
 def _looked(
@@ -144,6 +144,12 @@ def _looked(
 
 def _lines(found: Audit) -> list[tuple[str, str]]:
     lines = [(f"{one.severity}: {one.name}", f"step {one.step}: {one.message}") for one in found.findings]
+    if found.monitor is not None and not found.findings:
+        window = found.monitor.recipe.window
+        said = (
+            "nothing is wrong by its tests" if found.monitor.compares else f"shorter than two windows of {window} steps"
+        )
+        lines.append(("run", said))
     for probed in found.probes:
         broken = f", {probed.broken} without a score" if probed.broken else ""
         lines.append((f"trap: {probed.trap}", f"resisted in {probed.resisted} of {probed.of}{broken}"))

@@ -96,6 +96,9 @@ def _parts(audit: Audit) -> Iterator[tuple[str, str]]:
 def _verdict(audit: Audit) -> str:
     if audit.monitor is None:
         return ""
+    if not audit.findings and not audit.monitor.compares:
+        steps, window = len(audit.monitor.column("reward")[0]), audit.monitor.recipe.window
+        return f'<p class="note">{steps} steps are too few to compare: two windows of {window} are needed.</p>'
     if not audit.findings:
         return '<p class="ok">The monitor has nothing to say about this run.</p>'
     worst = min(audit.findings, key=lambda one: one.severity != "stop")

@@ -122,9 +122,8 @@ def _prompt_of(sample: Sample) -> Sequence[Mapping[str, Any]]:
 
 def _plain(turn: Mapping[str, Any]) -> dict[str, Any]:
     """A turn that UTF-8 can hold: halves of characters, which JSON can spell, become question marks."""
-    return {
-        key: item.encode("utf-8", "replace").decode() if isinstance(item, str) else item for key, item in turn.items()
-    }
+    made: dict[str, Any] = json.loads(json.dumps(dict(turn), ensure_ascii=False).encode("utf-8", "replace"))
+    return made
 
 
 def constitution(

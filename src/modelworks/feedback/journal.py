@@ -1,7 +1,8 @@
 """Records that only grow: one JSON object a line, each bound to the line before it.
 
 A line's `hash` is the SHA-256 of the hash before it and of all else that the line says. So a line that was edited,
-taken out or put elsewhere is found by anybody who reads the file. The first line says what the records are of.
+taken out or put elsewhere is found by anybody who reads the file; lines cut off at its end are, where the last hash is
+kept elsewhere. The first line says what the records are of.
 """
 
 from __future__ import annotations

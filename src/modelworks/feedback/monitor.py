@@ -156,8 +156,9 @@ class Seen:
 class Monitor:
     """Told of every step of a run, it gives the reason to stop it, or None. Its `findings` grow, each name once.
 
-    It is a plain callable: a loop that calls it needs to know nothing of this layer. A step that is not after the last
-    one takes the run back to it. Raises ConfigError for lists of different lengths.
+    It is a plain callable: a loop that calls it needs to know nothing of this layer. A reason is given once; who goes
+    on after it is not stopped again. A step that is not after the last one takes the run back to it. Raises ConfigError
+    for lists of different lengths.
     """
 
     def __init__(self, recipe: MonitorRecipe = MonitorRecipe()) -> None:
@@ -189,6 +190,11 @@ class Monitor:
         self._series.clear()
         self._rows = [_Row(**row | {"spread": row["spread"] and tuple(row["spread"])}) for row in state["rows"]]
         self.findings = [Finding(**finding) for finding in state["findings"]]
+
+    @property
+    def compares(self) -> bool:
+        """Whether there are two windows yet; before that nothing can be found but what is no number."""
+        return len(self._rows) >= 2 * self.recipe.window
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
         """Steps, and what they had as `reward`, `gold`, `kl`, `length`, `distinct`, `density`, `same` or `hollow`."""
