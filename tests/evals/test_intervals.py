@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelworks.evals.intervals import bootstrap, wilson
+from modelworks.evals.intervals import bootstrap, rank_test, wilson
 
 
 @pytest.mark.parametrize(
@@ -44,3 +47,23 @@ def test_what_cannot_be_is_an_error():
         wilson(3, 2)
     with pytest.raises(ValueError, match="no values"):
         bootstrap([])
+
+
+def test_the_rank_test_is_exact():
+    """By counting all ways to deal the ranks out."""
+    low, high = [1.0, 3.0, 3.0, 7.0], [3.0, 8.0, 9.0]
+    values = [*low, *high]
+    ranks = [sum(other < value for other in values) + (values.count(value) + 1) / 2 for value in values]
+    sums = [sum(chosen) for chosen in itertools.combinations(ranks, 3)]
+    assert rank_test(low, high) == pytest.approx(sum(one >= sum(ranks[4:]) for one in sums) / len(sums))
+    assert rank_test(range(16), range(16, 32)) == pytest.approx(1 / math.comb(32, 16))
+    assert rank_test([1, 1], [1, 1]) == 1
+    for empty in (([], [1.0]), ([1.0], []), ([1.0], [math.nan])):
+        with pytest.raises(ValueError, match="rank test"):
+            rank_test(*empty)
+
+
+def test_the_rank_test_is_as_rare_as_it_says():
+    draw = np.random.default_rng(0)
+    found = [rank_test(draw.normal(size=12), draw.normal(size=12)) for _ in range(2000)]
+    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.015)

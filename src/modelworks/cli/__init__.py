@@ -36,6 +36,12 @@ for name, home, summary in (
     ("corpus", "corpus:corpus", "Prepare a clean, de-duplicated corpus from files of text, code and documents."),
     ("train", "train:train", "Train a model by a recipe: pre-training, fine-tuning."),
     ("report", "report:report", "Write a page about a training run, or several side by side."),
+    (
+        "constitution",
+        "constitution:constitution",
+        "Have a model revise its answers by written principles, and a judge choose.",
+    ),
+    ("audit", "audit:audit", "Look for reward hacking in a run, and for what a reward gets wrong."),
     ("bench", "bench:bench", "Measure a model's speed and memory, beside llama.cpp and transformers."),
     ("sweep", "sweep:sweep", "Train small models of many sizes, and predict a larger one's loss."),
     ("merge", "merge:merge", "Make a model of a model and its adapters."),

@@ -1,1 +1,1 @@
-"""Preferences of people: comparisons made, judged, measured and exported."""
+"""Feedback: what people and principles prefer, and what a model that is trained on it makes of that."""

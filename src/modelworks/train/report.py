@@ -10,26 +10,24 @@ but that script run.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from html import escape
 from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from modelworks.core.config import as_dict, differences, resolve
 from modelworks.core.errors import ConfigError
 from modelworks.core.lineage import Lineage
-from modelworks.core.log import escaped
-from modelworks.core.picture import COLOURS, FONT, style
+from modelworks.core.page import document, tiles
+from modelworks.core.page import number as _number
+from modelworks.core.page import passage as _passage
+from modelworks.core.page import table as _table
+from modelworks.core.page import text as _text
 from modelworks.core.units import amount, duration
 from modelworks.train.curves import AXES, HELD_OUT, ROLES, Curves, charts_of, curves, draw, points
 from modelworks.train.record import Record, read_metrics
@@ -156,19 +154,8 @@ def page(runs: Sequence[Run], *, watts: float | None = None) -> str:
         body += [_section(run, heading, text) for heading, text in _parts(run, several) if text]
     body.append(_cost(runs, summaries))
     files = resources.files(__package__)
-    script = files.joinpath("report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # In a script element no "<" may begin a tag or a comment.
-    values = json.dumps(points([run.curves for run in runs]), ensure_ascii=False, separators=(",", ":"))
-    return Template(files.joinpath("report.html").read_text(encoding="utf-8")).substitute(
-        title=title,
-        style=_style(),
-        font=FONT,
-        script=script,
-        script_hash=f"sha256-{digest}",
-        points=_plain(values).replace("<", "\\u003c"),
-        body="\n".join(body),
-    )
+    css, script = (files.joinpath(f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    return document(title, "\n".join(body), css=css, script=script, data=points([run.curves for run in runs]))
 
 
 def _distinct(runs: Sequence[Run]) -> list[Run]:
@@ -179,44 +166,11 @@ def _distinct(runs: Sequence[Run]) -> list[Run]:
     return [replace(run, name=name) for run, name in zip(runs, short)]
 
 
-def _style() -> str:
-    light, dark = ("".join(f"--{role}:{pair[at]};" for role, pair in COLOURS.items()) for at in (0, 1))
-    ground = ("--ground:#f5f7fa;", "--ground:#0a0e14;")
-    root = f":root{{{light}{ground[0]}}}@media (prefers-color-scheme:dark){{:root{{{dark}{ground[1]}}}}}"
-    return root + style()
-
-
 # --- texts ------------------------------------------------------------------------------------------------------------
-
-
-def _plain(text: str) -> str:
-    """Bytes that are no text, which a file in UTF-8 cannot hold, become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _text(value: object) -> str:
-    """A value as one line of HTML."""
-    return escape(escaped(str(value)))
-
-
-def _passage(text: str) -> str:
-    """A text of several lines as HTML: control characters become escapes, and many empty lines their number."""
-    html = escape("".join(one if one in "\n\t" else escaped(one) for one in text))
-    return re.sub(r"\n{3,}", lambda ends: f'<span class="dim"> ↵ × {len(ends[0])}</span>\n', html)
 
 
 def _value(value: object) -> str:
     return "<span class=dim>—</span>" if value is None else _text(json.dumps(value, ensure_ascii=False))
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "—" if value is None else f"{value:.{digits}f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
-    """Cells of `head` are HTML; without any there is no head."""
-    top = f"<thead><tr>{''.join(f'<th>{cell}' for cell in head)}</thead>" if head else ""
-    return f'<div class="card scroll"><table class="{kind}">{top}<tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _section(run: Run, heading: str, text: str) -> str:
@@ -231,10 +185,7 @@ def _heading(run: Run, summary: Summary) -> str:
     if run.records:
         written = datetime.fromtimestamp(run.records[-1].time, UTC)
         told += f"; last step written {written:%Y-%m-%d %H:%M} UTC"
-    tiles = "".join(
-        f'<div class="card"><dt>{name}<dd>{value}<small>{also}</small></div>' for name, value, also in _facts(summary)
-    )
-    return f'<p class="dim">{_text(told)}</p><dl class="tiles">{tiles}</dl>'
+    return f'<p class="dim">{_text(told)}</p>{tiles(list(_facts(summary)))}'
 
 
 def _state(summary: Summary) -> str:
