@@ -25,24 +25,41 @@ VALUE_HEAD = "value_head.safetensors"
 _WEIGHT = "weight"
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(LanguageModel):
     """A language model, and a linear value of each last hidden state, which begins at 0.
 
-    It is called as the language model is, and its `readout` gets the value head's matrix value_1C as a third argument,
-    so that the critic is trained, sharded and checkpointed as a part of the model.
+    It is called as the language model is, and speaks as that does. A `readout` of its own gets the value head's matrix
+    value_1C as a third argument, so that the critic is trained, sharded and checkpointed as a part of the model.
     """
 
     def __init__(self, language_model: LanguageModel) -> None:
         super().__init__()
         self.language_model = language_model
+        self.config, self.tokenizer, self.source = (
+            language_model.config,
+            language_model.tokenizer,
+            language_model.source,
+        )
+        self.generation_defaults = language_model.generation_defaults
         head_VC = language_model.output_embedding()
         self.value = nn.Linear(head_VC.shape[1], 1, bias=False, device=head_VC.device)
         nn.init.zeros_(self.value.weight)
 
-    def forward(self, input_ids_BT: Tensor, *, readout: Any, **more: Any) -> Any:
-        return self.language_model(
-            input_ids_BT, readout=lambda x_BTC, w_VC: readout(x_BTC, w_VC, self.value.weight.to(x_BTC.dtype)), **more
-        )
+    @property
+    def context_length(self) -> int:
+        return self.language_model.context_length
+
+    def output_embedding(self) -> Tensor:
+        return self.language_model.output_embedding()
+
+    def forward(self, input_ids_BT: Tensor, *, readout: Callable[..., Any] = nn.functional.linear, **more: Any) -> Any:
+        if readout is nn.functional.linear:
+            return self.language_model(input_ids_BT, **more)
+
+        def with_value(x_BTC: Tensor, w_VC: Tensor) -> Any:
+            return readout(x_BTC, w_VC, self.value.weight.to(x_BTC.dtype))
+
+        return self.language_model(input_ids_BT, readout=with_value, **more)
 
     @torch.no_grad()
     def values(self, input_ids_BT: Tensor, *, attention_mask_BS: Tensor | None = None) -> Tensor:

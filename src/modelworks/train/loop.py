@@ -243,7 +243,7 @@ class Trainer:
         loss_sum = torch.zeros((), dtype=torch.double, device=self._device)
         sums: dict[str, list[Tensor]] = {}
         # Around all micro-batches, so that each weight is rounded once a step.
-        with _autocast(self._device, self.recipe.precision):
+        with autocast(self._device, self.recipe.precision):
             for batch in batches:
                 loss, metrics = self.objective(self.model, batch)
                 with torch.autocast(self._device.type, enabled=False):
@@ -359,7 +359,7 @@ def mean_loss(
     """The loss of a model over all batches and ranks, in evaluation mode, without learning from them; NaN for none."""
     device = next(model.parameters()).device
     sums = torch.zeros(2, dtype=torch.double, device=device)
-    with evaluating(model), torch.no_grad(), _autocast(device, precision):
+    with evaluating(model), torch.no_grad(), autocast(device, precision):
         for batch in batches:
             moved = {name: tensor.to(device) for name, tensor in batch.items()}
             weight = objective.weight(moved)
@@ -369,7 +369,8 @@ def mean_loss(
     return total / count if count else math.nan
 
 
-def _autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> AbstractContextManager[Any]:
+    """Within it, products are computed as a recipe's `precision` says."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 

@@ -252,7 +252,7 @@ REWARDS: Final[dict[str, Callable[..., Reward]]] = {
 class RewardRecipe:
     """A reward of a run; its name in the recipe is that of its metric."""
 
-    kind: str | None = None
+    kind: str = ""
     "One of `REWARDS`; the reward's own name where not given."
     weight: float = 1.0
     gold: bool = False
