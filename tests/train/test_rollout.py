@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,3 +328,25 @@ def test_a_place_in_other_prompts_is_refused(rollouts):
     for name, value in (("prompts", "other"), ("seed", [1, 0]), ("rewards", [])):
         with pytest.raises(ConfigError, match=f"other {name}"):
             rollouts().restore(state | {name: value})
+
+
+# Slow as in tests/parallel: torchrun on a busy machine.
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+def test_two_processes_equal_one(tmp_path, kind):
+    """Each samples its part; advantages, whitening, normalisers and the order of learning are of all."""
+    script = Path(__file__).with_name("two_ranks_rollout.py")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    found = []
+    for name, before in (("one", []), ("two", launch)):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [sys.executable, *before, str(script), str(folder), kind]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(torch.load(folder / "result.pt", weights_only=True))
+    one, two = found
+    for mine, theirs in zip(one["done"], two["done"], strict=True):
+        assert mine[:5] == pytest.approx(theirs[:5], rel=1e-4, abs=1e-5)
+        assert mine[5] == pytest.approx(theirs[5], rel=1e-4, abs=1e-4)
+    torch.testing.assert_close(one["weights"], two["weights"], atol=1e-5, rtol=0)

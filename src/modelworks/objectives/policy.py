@@ -231,8 +231,9 @@ def _explained(values_N: Tensor, mask_N: Tensor, batch: Batch) -> Ratio:
 
 
 def _notes(batch: Mapping[str, Tensor]) -> dict[str, Ratio]:
-    found = {name.removeprefix(NOTE): values_S for name, values_S in batch.items() if name.startswith(NOTE)}
+    # Sorted, as ranks add their metrics up in one order.
+    found = {name: batch[name].float() for name in sorted(batch) if name.startswith(NOTE)}
     return {
-        name: Ratio(values_S.float().sum(), values_S.new_tensor(float(len(values_S)), dtype=torch.float32))
+        name.removeprefix(NOTE): Ratio(values_S.sum(), torch.ones_like(values_S).sum())
         for name, values_S in found.items()
     }

@@ -255,6 +255,10 @@ class Rollouts:
             for place, question in asked
             for sample in range(recipe.samples)
         ]
+        if world_size() > 1:
+            # What the first pass of all leaves behind must be no tensors of inference mode, which sampling is in.
+            with torch.no_grad():
+                self.model(torch.zeros((1, 1), dtype=torch.long, device=_device(self.model)))
         said = iter(self._sampler(self.model, requests))
         return [[_answer(question, next(said)) for _ in range(recipe.samples)] for _, question in asked]
 
@@ -268,10 +272,6 @@ class Rollouts:
     ) -> list[Completion]:
         if not requests:
             return []
-        if world_size() > 1:
-            # What the first pass of all leaves behind must be no tensors of inference mode, which sampling is in.
-            with torch.no_grad():
-                model(torch.zeros((1, 1), dtype=torch.long, device=_device(model)))
         prompts, samplings = zip(*requests)
         return complete(model, prompts, samplings, batch_size=self.recipe.sample_batch)
 
