@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from modelworks.data.prompts import Prompts, Question
-from modelworks.engine.generate import Completion, complete
 from modelworks.models.gpt2 import GPT2, GPT2Config
 from modelworks.models.heads import ActorCritic
 from modelworks.objectives.policy import Policy
@@ -23,14 +22,6 @@ from modelworks.train.loop import TrainRecipe, train
 from modelworks.train.optim import OptimRecipe
 from modelworks.train.rewards import NamedReward
 from modelworks.train.rollout import Rollouts, frozen_copy
-
-
-def spelled(model, requests):
-    """The engine's answers with their ids as their text."""
-    if not requests:
-        return []
-    found = complete(model, *zip(*requests), batch_size=32)
-    return [Completion(" ".join(map(str, each.ids)), each.ids, each.logprobs, (), each.finish_reason) for each in found]
 
 
 def evens(answers):
@@ -54,7 +45,6 @@ def main():
             options |= {"advantage": "gae", "kl": 0.1, "kl_target": 0.5, "whiten_advantages": True}
         stream = Rollouts(
             model, prompts, [NamedReward("evens", evens)], RolloutRecipe(**options), reference=reference, accumulate=2,
-            sampler=spelled,
         )  # fmt: skip
         objective = Policy(vf=0.1) if kind == "ppo" else Policy(kl=0.04)
         recipe = TrainRecipe(steps=8, accumulate=2, optim=OptimRecipe(lr=1e-3, eps=1e-3))

@@ -260,7 +260,8 @@ class Rollouts:
             with torch.no_grad():
                 self.model(torch.zeros((1, 1), dtype=torch.long, device=_device(self.model)))
         said = iter(self._sampler(self.model, requests))
-        return [[_answer(question, next(said)) for _ in range(recipe.samples)] for _, question in asked]
+        has_text = self.model.tokenizer is not None
+        return [[_answer(question, next(said), has_text) for _ in range(recipe.samples)] for _, question in asked]
 
     def _sampling(self, place: int, sample: int) -> Sampling:
         recipe = self.recipe
@@ -371,10 +372,11 @@ class Rollouts:
         return self.prompts[group[0].question].ids
 
 
-def _answer(question: int, said: Completion) -> Answer:
+def _answer(question: int, said: Completion, has_text: bool) -> Answer:
     return Answer(
         question=question,
-        text=said.text,
+        # Of a model without a tokenizer, its ids.
+        text=said.text if has_text else " ".join(map(str, said.ids)),
         ids=np.array(said.ids, np.int64),
         is_cut=said.finish_reason != "stop",
         tokens={"old_logprobs": np.array(said.logprobs, np.float32)},
