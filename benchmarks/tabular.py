@@ -6,7 +6,7 @@ with the model before training as ref. DPO sees every pair of answers, each way 
 PPO sees only rewards of what it samples, with the divergence as a price in them. The measure is the total variation
 from the optimum, the worse of the two prompts; that of the untrained model is the peer.
 
-    python benchmarks/tabular.py [--dpo-steps 150] [--generations 300] [--seeds 3]
+    python benchmarks/tabular.py [--dpo-steps 150] [--generations 200] [--seeds 3]
 
 Each run is kept in the work folder when it is done; what is there is not run again.
 """
@@ -159,7 +159,7 @@ def ppo(model: GPT2, rewards: Tensor, generations: int, seed: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dpo-steps", type=int, default=150)
-    parser.add_argument("--generations", type=int, default=300)
+    parser.add_argument("--generations", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="such small products gain nothing from more")
     parser.add_argument("--work", type=Path, default=cache_dir() / "benchmarks" / "tabular")

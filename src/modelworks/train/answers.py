@@ -54,6 +54,8 @@ class RolloutRecipe:
     "Answers that are sampled together."
     score_batch: int = 8
     "Prompts, with their answers, that are scored together."
+    workers: int = 0
+    "Ray actors that sample, on one machine or many; 0: this process samples."
 
     def __post_init__(self) -> None:
         for name in ("prompts", "samples", "max_tokens", "epochs", "minibatches", "sample_batch", "score_batch"):
@@ -66,6 +68,7 @@ class RolloutRecipe:
             ("kl", self.kl >= 0, "0 or more"),
             ("kl_target", self.kl_target >= 0 and (self.kl > 0 or not self.kl_target), "0, or above 0 where kl is"),
             ("kl_rate", 0 < self.kl_rate < 1, "between 0 and 1"),
+            ("workers", self.workers >= 0, "0 or more"),
             ("missing_eos", self.missing_eos >= 0, "0 or more"),
             ("samples", self.samples > 1 or self.advantage == "gae", "2 or more: answers are held against each other"),
         ):

@@ -25,6 +25,7 @@ from modelworks.train.language import ModelRecipe
 from modelworks.train.rewards import Answered, NamedReward, RewardRecipe, score_answers
 from modelworks.train.rollout import Rollouts, frozen_copy, without_adapters
 from modelworks.train.run import Job, RunRecipe
+from modelworks.train.samplers import OnRay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ class OnPolicyRecipe(RunRecipe):
             reference = without_adapters(model)
         elif self.rollout.kl or self.loss.kl or self.track_kl:
             reference = frozen_copy(model)
-        loss = vars(self.loss)
+        loss, workers = vars(self.loss), self.rollout.workers
         rollouts = Rollouts(
             model,
             prompts,
@@ -108,6 +109,7 @@ class OnPolicyRecipe(RunRecipe):
             accumulate=self.accumulate,
             seed=self.seed,
             precision=self.precision,
+            sampler=OnRay(model, workers, batch_size=self.rollout.sample_batch) if workers else None,
         )
         held_out = None if self.prompts.held_out is None else self._read(self.prompts.held_out, model, None)[0]
         steps = None
