@@ -3,8 +3,8 @@
 A character-level GPT-2 of 0.1 million parameters is first trained on sums of numbers below 20, in which 6 answers of 10
 are wrong by 1 to 9. It then answers, and all that it is told is whether the answer is right. Measured are the part of
 right answers, drawn from the model as it is and over all 400 sums, before and after, and the divergence from the model
-before. Neither method is shown a right answer. For each method a run is also killed (SIGKILL) in the midst of a
-generation batch and gone on with: its weights have to be those of one that never was, bit for bit.
+before. Neither method is shown a right answer. For each method a run is also killed (SIGKILL), PPO's amid a generation
+batch, and gone on with: its weights have to be those of one that never was, bit for bit.
 
     python benchmarks/grpo.py [--generations 120] [--seeds 3] [--methods grpo ppo]
 

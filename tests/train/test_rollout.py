@@ -20,6 +20,7 @@ from modelworks.data.prompts import Prompts, Question
 from modelworks.engine.generate import Completion
 from modelworks.models.heads import ActorCritic
 from modelworks.objectives.policy import Policy, score
+from modelworks.text.tokenizer import Tokenizer
 from modelworks.train import rollout as module
 from modelworks.train.answers import RolloutRecipe
 from modelworks.train.checkpoint import Checkpoints, seed_everything
@@ -89,7 +90,7 @@ def batches(stream, count: int):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_first_ratio_is_1(rollouts, model, temperature):
     """Positions that are learned, and prompts padded on the left by 3 (OpenRLHF#217, trl#6800)."""
-    (batch,) = batches(rollouts(temperature=temperature), 1)
+    (batch,) = batches(rollouts(temperature=temperature, prompts=6), 1)
     _, metrics = Policy(temperature=temperature)(model, batch)
     ratio = torch.where(
         batch["weights"] > 0,
@@ -153,6 +154,28 @@ def test_a_reward_is_on_the_last_true_token_and_a_cut_answer_pays(rollouts, mode
     assert found == {3: [0, 0, 1], 5: [0, 0, 0, 0, 0.75]}
     assert batch["returns"].tolist() == batch["advantages"].tolist()  # values begin at 0
     assert batch["note/cut"].sum() == 1
+
+
+def test_an_answer_that_ends_on_a_stop_token_of_the_tokenizers_own_is_not_cut(rollouts, make_model, workshop):
+    """Missing-EOS penalties that ignored custom stop tokens (trl#3750): every byte below "a" ends an answer here."""
+    tokenizer = Tokenizer.from_folder(workshop / "tokenizer")
+    tokenizer.stop_ids = frozenset(range(60))
+    model = make_model(vocab_size=tokenizer.vocab_size, eos_token_id=None)
+    model.tokenizer = tokenizer
+    stream = rollouts(
+        of=ActorCritic(model), advantage="gae", samples=2, missing_eos=0.5, gamma=0.0, prompts=6, max_tokens=8,
+        reward=lambda answers: [1.0] * len(answers),
+    )  # fmt: skip
+    (batch,) = batches(stream, 1)
+    ended = 0
+    for at, is_cut in enumerate(batch["note/cut"].tolist()):
+        inside = batch["sequences"] == at
+        *before, last = batch["targets"][inside].tolist()
+        assert (last in tokenizer.stop_ids) != is_cut
+        assert not any(each in tokenizer.stop_ids for each in before)
+        assert batch["advantages"][inside].tolist() == [0.0] * len(before) + [0.5 if is_cut else 1.0]
+        ended += not is_cut
+    assert 0 < ended < 12
 
 
 def test_every_answer_is_in_every_epoch_once(rollouts):
