@@ -226,3 +226,10 @@ def test_a_loops_own_record_and_prompts_as_messages_will_do():
 def test_correlation():
     assert correlation([1, 2, 3], [2, 4, 6.1]) == pytest.approx(0.9999, abs=1e-3)
     assert correlation([1, 2, 3], [5, 5, 5]) == 0
+
+
+def test_a_long_run_gets_windows_in_which_something_can_show():
+    assert MonitorRecipe.for_run(500).window == 16
+    assert MonitorRecipe.for_run(100_000).window == 32
+    with pytest.raises(ConfigError, match="make window larger"):
+        MonitorRecipe(steps=100_000)

@@ -80,7 +80,7 @@ def test_damaged_answers_are_named(run_folder):
         ("{", "line 9 is damaged"),
         ("[]", "line 9 is damaged"),
         ('{"step": 1}', "a line without"),
-        ('{"step": 1, "prompt": "p", "answer": "x", "reward": 1}', "step 1 has a gold for some"),
+        ('{"step": 1, "prompt": "p", "answer": "x", "reward": 1}', "step 1 has gold for some"),
     ):
         path.write_text(f"{whole}{line}\n")
         with pytest.raises(DataError, match=said):

@@ -45,7 +45,7 @@ def audit(
     reward: Annotated[str | None, Parameter(show_default=False)] = None,
     probes: _Optional = None,
     wins: _Optional = None,
-    window: Annotated[int, Parameter(validator=Number(gte=8))] = 16,
+    window: Annotated[int | None, Parameter(validator=Number(gte=8), show_default=False)] = None,
     columns: Columns = Columns(),
     curve: _Optional = None,
     out: _Optional = None,
@@ -68,7 +68,7 @@ def audit(
     wins
         JSONL of win (1, 0 or between), answer and base: the win rate at equal length.
     window
-        Steps of the run that are compared with as many others.
+        Steps of the run that are compared with as many others; 16, or more for a long run.
     curve
         Draw reward and gold against KL into a .svg, .png or .html file.
     out
@@ -111,7 +111,7 @@ def _looked(
     reward: str | None,
     probes: Path | None,
     wins: Path | None,
-    window: int,
+    window: int | None,
     columns: Columns,
 ) -> Audit:
     from modelworks.feedback.audit import calibration, length_bias, read_pairs, reward_bias, score_pairs

@@ -14,6 +14,8 @@ from modelworks.core.log import Advance, progress
 
 if TYPE_CHECKING:
     from modelworks.train.record import Record
+    from modelworks.train.rollout import Generation, Watch
+    from modelworks.train.run import RunRecipe
 
 
 def train(
@@ -47,6 +49,7 @@ def train(
 
     read = read_recipe(recipe, overrides)
     folder = out or Path("runs") / recipe.stem
+    audit = _audit(read, folder, resume, quiet)
     with ExitStack() as bar:
         advance: Advance | None = None
 
@@ -64,9 +67,34 @@ def train(
             loss = "" if step.loss is None else f"loss {step.loss:.4f}  "
             advance(note=f"{loss}{record.tokens_per_second:,.0f} tok/s{mfu}")
 
-        model = run(read, folder, resume=resume, tensorboard=tensorboard, watch=watch)
+        model = run(read, folder, resume=resume, tensorboard=tensorboard, watch=watch, audit=audit)
     if rank() == 0:
         print(model)
+
+
+def _audit(recipe: RunRecipe, folder: Path, resume: bool, quiet: bool) -> Watch | None:
+    """What watches a run that samples for reward hacking: it warns, and ends one whose proxy and gold part."""
+    from modelworks.feedback.monitor import Monitor, MonitorRecipe
+    from modelworks.feedback.watch import watch_run
+    from modelworks.train.answer_log import ANSWERS
+    from modelworks.train.policy import OnPolicyRecipe
+
+    if not isinstance(recipe, OnPolicyRecipe):
+        return None
+    if resume and (folder / ANSWERS).exists():
+        monitor = watch_run(folder)
+    else:
+        monitor = Monitor(MonitorRecipe.for_run(recipe.steps or MonitorRecipe.steps))
+
+    def watch(generation: Generation) -> str | None:
+        known = len(monitor.findings)
+        reason = monitor(generation)
+        for finding in monitor.findings[known:]:
+            if finding.severity == "warn" and not quiet:
+                note(f"step {generation.step}: {finding.name}: {finding.message}")
+        return reason
+
+    return watch
 
 
 def _told(evaluation: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +63,24 @@ class MonitorRecipe:
             raise ConfigError(
                 f"false_alarms={self.false_alarms} must be between 0 and 1, and longer={self.longer} above 1"
             )
-        least = 1 / math.comb(2 * self.window, self.window)
-        if least > self.level / self.looks:
+        if not self._can_show:
             raise ConfigError(f"windows of {self.window} can show nothing in {self.steps} steps: make window larger")
+
+    @classmethod
+    def for_run(cls, steps: int) -> Self:
+        """For a run of so many steps, with the smallest window, from 16 on, in which something can show."""
+        window = 16
+        while True:
+            try:
+                return cls(steps=steps, window=window)
+            except ConfigError:
+                if window > steps:
+                    raise
+                window *= 2
+
+    @property
+    def _can_show(self) -> bool:
+        return 1 / math.comb(2 * self.window, self.window) <= self.level / self.looks
 
     @property
     def looks(self) -> int:

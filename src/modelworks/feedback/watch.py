@@ -6,19 +6,19 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from modelworks.core.errors import ConfigError, DataError
 from modelworks.feedback.monitor import Monitor, MonitorRecipe, Seen
+from modelworks.train.answer_log import ANSWERS
 from modelworks.train.record import read_metrics
 
-ANSWERS = "answers.jsonl"
-"""Beside a run's metrics: a line an answer, with step, prompt, answer, reward, and gold where there is one."""
 COLUMNS = {"reward": "reward", "gold": "gold", "kl": "kl", "length": "length"}
 """What the metrics of a run, or its evaluations, call these."""
 
 
-def watch_run(folder: str | Path, *, columns: Mapping[str, str] = COLUMNS, window: int = 16) -> Monitor:
+def watch_run(folder: str | Path, *, columns: Mapping[str, str] = COLUMNS, window: int | None = None) -> Monitor:
     """Tell a monitor all that a run's folder holds: metrics a step, and answers where they were written.
 
     `columns` says what the metrics call the reward, the gold, the KL and the length. Raises ConfigError for a folder
@@ -30,40 +30,49 @@ def watch_run(folder: str | Path, *, columns: Mapping[str, str] = COLUMNS, windo
     if steps and not answers and not any(columns["reward"] in step.metrics for step in steps):
         known = ", ".join(dict.fromkeys(name for step in steps for name in step.metrics)) or "none"
         raise ConfigError(f"{folder}: no metric is called {columns['reward']!r}; there are {known}")
-    monitor = Monitor(MonitorRecipe(steps=max([record.steps for record in records] or [1]), window=window))
+    length = max([record.steps for record in records] or [1])
+    monitor = Monitor(MonitorRecipe.for_run(length) if window is None else MonitorRecipe(steps=length, window=window))
+    if answers:
+        for at, told in sorted(answers.items()):
+            monitor(Seen(step=at, **told))
+        return monitor
     for step in steps:
         numbers = {name: value for name, value in step.evaluation.items() if isinstance(value, int | float)}
         numbers |= step.metrics
-        told: dict[str, Any] = {"step": step.step, "kl": numbers.get(columns["kl"])}
-        if step.step in answers:
-            told |= answers[step.step]
-        elif columns["reward"] in numbers:
-            told["rewards"] = [numbers[columns["reward"]]]
-            for name, key in (("gold", "gold"), ("length", "lengths")):
-                if columns[name] in numbers:
-                    told[key] = [numbers[columns[name]]]
-        if "rewards" in told:
-            monitor(Seen(**told))
+        if columns["reward"] not in numbers:
+            continue
+        told = {"rewards": [numbers[columns["reward"]]]}
+        for name, key in (("gold", "gold"), ("length", "lengths")):
+            if columns[name] in numbers:
+                told[key] = [numbers[columns[name]]]
+        monitor(Seen(step=step.step, kl=numbers.get(columns["kl"]), **told))
     return monitor
 
 
-def _answers(path: Path) -> dict[int, dict[str, list[Any]]]:
+def _answers(path: Path) -> dict[int, dict[str, Any]]:
+    """By step, what a monitor is told of it."""
     if not path.exists():
         return {}
-    steps: dict[int, dict[str, list[Any]]] = {}
+    steps: dict[int, dict[str, Any]] = {}
+    kls: dict[int, list[float]] = {}
     for row in _whole_rows(path):
         try:
             told = steps.setdefault(int(row["step"]), {"rewards": [], "answers": [], "prompts": []})
             told["rewards"].append(_number(row["reward"]))
             told["answers"].append(str(row["answer"]))
             told["prompts"].append(row["prompt"])
-            if row.get("gold") is not None:
-                told.setdefault("gold", []).append(_number(row["gold"]))
+            for name, key in (("gold", "gold"), ("length", "lengths")):
+                if row.get(name) is not None:
+                    told.setdefault(key, []).append(_number(row[name]))
+            if row.get("kl") is not None:
+                kls.setdefault(int(row["step"]), []).append(_number(row["kl"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: a line without step, prompt, answer and reward: {error!r}") from error
     for step, told in steps.items():
-        if len(told.get("gold", told["answers"])) != len(told["answers"]):
-            raise DataError(f"{path}: step {step} has a gold for some of its answers alone")
+        for key in ("gold", "lengths"):
+            if len(told.get(key, told["answers"])) != len(told["answers"]):
+                raise DataError(f"{path}: step {step} has {key} for some of its answers alone")
+        told["kl"] = fmean(kls[step]) if step in kls else None
     return steps
 
 

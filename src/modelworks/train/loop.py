@@ -243,7 +243,7 @@ class Trainer:
         loss_sum = torch.zeros((), dtype=torch.double, device=self._device)
         sums: dict[str, list[Tensor]] = {}
         # Around all micro-batches, so that each weight is rounded once a step.
-        with _autocast(self._device, self.recipe.precision):
+        with autocast(self._device, self.recipe.precision):
             for batch in batches:
                 loss, metrics = self.objective(self.model, batch)
                 with torch.autocast(self._device.type, enabled=False):
@@ -366,7 +366,7 @@ def measure(
     """`mean_loss` as `loss`, and the objective's metrics by name, those alone that anything counted in."""
     device = next(model.parameters()).device
     sums: dict[str, Tensor] = {"loss": torch.zeros(2, dtype=torch.double, device=device)}
-    with evaluating(model), torch.no_grad(), _autocast(device, precision):
+    with evaluating(model), torch.no_grad(), autocast(device, precision):
         for batch in batches:
             moved = {name: tensor.to(device) for name, tensor in batch.items()}
             weight = objective.weight(moved)
@@ -380,7 +380,8 @@ def measure(
     return {"loss": math.nan, **means}
 
 
-def _autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> AbstractContextManager[Any]:
+    """Within it, products are computed as a recipe's `precision` says."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
