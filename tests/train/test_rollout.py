@@ -128,6 +128,12 @@ def told(rollouts, **options):
     return seen[0]
 
 
+def test_layers_that_are_recomputed_sample_too(rollouts, model):
+    recipe = TrainRecipe(steps=2, recompute=True)
+    losses = [step.loss for step in train(model, rollouts(), Policy(), recipe)]
+    assert all(math.isfinite(loss) for loss in losses)
+
+
 def test_bfloat16_is_scored_as_it_is_trained(rollouts, model):
     (batch,) = batches(rollouts(precision="bf16"), 1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -230,6 +236,18 @@ def test_a_sample_whose_reward_fails_is_left_out_and_counted(rollouts):
         batches(rollouts(sampler=scripted("ok.", "bad."), reward=fails, fatal=True), 1)
     with pytest.raises(TrainingError, match=r"no answer of generation 0 got a reward: evens: no number \(8 times\)"):
         batches(rollouts(sampler=scripted("nan."), reward=fails), 1)
+
+
+def test_failures_that_each_say_something_else_are_not_all_kept(rollouts, monkeypatch):
+    def fails(answers):
+        if any("2" in answer.answer for answer in answers):
+            raise ValueError(answers[0].answer)
+        return [1.0] * len(answers)
+
+    monkeypatch.setattr(module, "_KINDS", 2)
+    stream = rollouts(sampler=scripted("ac.", "bc.", "dc.", "ab."), reward=fails)
+    batches(stream, 1)
+    assert stream.failures == {"evens: ValueError: 0 2 30": 2, "evens: ValueError: 1 2 30": 2, "others": 2}
 
 
 def test_groups_that_are_alike_are_counted_and_move_nothing(rollouts, model):

@@ -44,6 +44,8 @@ from modelworks.train.answers import Answer, RolloutRecipe, credit, packed, unpa
 from modelworks.train.loop import autocast
 from modelworks.train.rewards import Answered, NamedReward, Scored, score_answers
 
+_KINDS = 100
+
 Sampler = Callable[[LanguageModel, Sequence[tuple[Sequence[int], Sampling]]], list[Completion]]
 """Answers prompts, given as ids, each with a sampling of its own, in their order."""
 Reference = Callable[[], AbstractContextManager[nn.Module]]
@@ -227,9 +229,12 @@ class Rollouts:
         found = gather_from_ranks((groups, failures))
         groups = [group for theirs, _ in found for group in theirs]
         failures = sum((theirs for _, theirs in found), Counter())
-        self.failures += failures
-        for failure in failures:
-            warn_once(f"a reward fails, and samples are left out: {failure}")
+        for failure, count in failures.items():
+            # Messages may each be another; a run counts so many apart.
+            kind = failure if failure in self.failures or len(self.failures) < _KINDS else "others"
+            self.failures[kind] += count
+            if rank() == 0 and kind == failure:
+                warn_once(f"a reward fails, and samples are left out: {failure}")
         groups = [kept for group in groups if (kept := [each for each in group if math.isfinite(each.reward)])]
         if not groups:
             why = ", ".join(f"{failure} ({count} times)" for failure, count in failures.items())
@@ -238,7 +243,7 @@ class Rollouts:
         equal = [len({answer.reward for answer in group}) == 1 for group in groups]
         generation = self._told(answers, failures, sum(equal) if recipe.samples > 1 else 0)
         credit(groups, recipe, self._coefficient)
-        rows = self._rows_of(groups, equal, failures.total())
+        rows = self._rows_of(groups, equal)
         if generation.kl is not None and recipe.kl_target:
             self._coefficient = next_coefficient(
                 self._coefficient, generation.kl, target=recipe.kl_target, rate=recipe.kl_rate
@@ -336,7 +341,7 @@ class Rollouts:
             equal_groups=equal_groups,
         )
 
-    def _rows_of(self, groups: Sequence[Sequence[Answer]], equal: Sequence[bool], failed: int) -> list[Branches]:
+    def _rows_of(self, groups: Sequence[Sequence[Answer]], equal: Sequence[bool]) -> list[Branches]:
         """Rows with normalisers, and what is to be reported of each answer."""
         answers = [answer for group in groups for answer in group]
         known: dict[str, list[float]] = {
@@ -344,7 +349,7 @@ class Rollouts:
             f"{NOTE}reward": [answer.reward for answer in answers],
             f"{NOTE}length": [len(answer.ids) for answer in answers],
             f"{NOTE}cut": [answer.is_cut for answer in answers],
-            f"{NOTE}failed": [failed / (failed + len(answers))] * len(answers),
+            f"{NOTE}failed": [1 - len(answers) / (self.recipe.prompts * self.recipe.samples)] * len(answers),
         }
         if self.recipe.samples > 1:
             known[f"{NOTE}equal"] = [is_equal for is_equal, group in zip(equal, groups) for _ in group]
