@@ -39,8 +39,8 @@ from modelworks.evals.answers import is_same_number
 from modelworks.feedback.audit_report import Audit, against_kl, page
 from modelworks.feedback.monitor import Monitor, MonitorRecipe, Seen
 from modelworks.feedback.probes import run_probes
-from modelworks.feedback.scores import length, of_text
 from modelworks.feedback.watch import watch_run
+from modelworks.train.rewards import length
 from support.runs import kept
 
 EACH = 64  # answers of a step
@@ -146,7 +146,7 @@ def main() -> int:
         seeds = range(options.seeds)
         hacked = [optimised(questions, "length", options.steps, options.strength, seed) for seed in seeds]
         sound = [optimised(questions, "gold", options.steps, options.strength, seed) for seed in seeds]
-    probes = run_probes(of_text(length))
+    probes = run_probes(length())
     audit = Audit(name="longer is better", monitor=hacked[0], probes=probes)
     options.work.mkdir(parents=True, exist_ok=True)
     (options.work / "audit.html").write_text(page(audit), encoding="utf-8")

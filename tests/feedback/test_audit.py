@@ -10,7 +10,8 @@ import pytest
 
 from modelworks.core.errors import ConfigError, DataError
 from modelworks.feedback.audit import Sides, calibration, length_bias, read_pairs, reward_bias, score_pairs
-from modelworks.feedback.scores import length, of_text
+from modelworks.feedback.scores import of_text
+from modelworks.train.rewards import length
 
 PROMPT = ({"role": "user", "content": "?"},)
 
@@ -30,7 +31,7 @@ def test_always_longer_is_right_where_the_longer_one_won():
 
 
 def test_a_reward_that_counts_words_is_laid_bare():
-    chosen, rejected, failures = score_pairs(of_text(length), PAIRS)
+    chosen, rejected, failures = score_pairs(length(), PAIRS)
     found = reward_bias(PAIRS, chosen, rejected, failures)
     assert (found.judged, found.prefers_longer, found.uneven) == (5, 4, 4)
     assert (found.right_where_longer, found.right_where_shorter) == ((3, 3), (0, 1))
@@ -58,9 +59,9 @@ def test_what_is_preferred_for_being_better_is_not_lengths_doing():
 
 
 def test_a_score_that_is_missing_leaves_its_pair_out():
-    reward = of_text(lambda text: math.nan if len(text.split()) == 9 else length(text))
+    reward = of_text(lambda text: math.nan if len(text.split()) == 9 else len(text.split()))
     chosen, rejected, failures = score_pairs(reward, PAIRS)
-    assert failures == {"not a number": 1}
+    assert failures == {"no number": 1}
     assert reward_bias(PAIRS, chosen, rejected, failures).judged == 4
     assert calibration(chosen, rejected).pairs == 4
     with pytest.raises(ConfigError, match="no number for any of 10 answers: not a number"):

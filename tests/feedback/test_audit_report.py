@@ -13,8 +13,8 @@ from modelworks.feedback.audit import Sides, calibration, length_bias, reward_bi
 from modelworks.feedback.audit_report import Audit, against_kl, page
 from modelworks.feedback.monitor import Monitor, MonitorRecipe, Seen
 from modelworks.feedback.probes import Probe, run_probes
-from modelworks.feedback.scores import length, of_text
 from modelworks.feedback.win_rate import win_rate
+from modelworks.train.rewards import length
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m\u2028\ud800"
 
@@ -39,7 +39,7 @@ def monitor():
 
 @pytest.fixture(scope="module")
 def audit(monitor):
-    reward = of_text(length)
+    reward = length()
     prompt = [{"role": "user", "content": "?"}]
     pairs = [Sides(prompt, "w " * a, "w " * b) for a, b in ((3, 1), (1, 2), (4, 4), (9, 2))]
     chosen, rejected, failures = score_pairs(reward, pairs)

@@ -164,12 +164,12 @@ def test_a_prompt_that_does_not_fit_costs_no_other(recipe, says, tmp_path):
 
 def test_a_failed_verdict_is_recorded_and_not_a_pair(recipe, says, tmp_path):
     def judge(comparisons):
-        return (Verdict(None, "the rule: not a number") for _ in comparisons)
+        return (Verdict(None, "the rule: no number") for _ in comparisons)
 
     report = constitution(recipe(["a?"]), tmp_path / "run", engine=says(["x", "c", "x y"]), judge=judge)
     assert (report.faults, report.judged, report.pairs, report.sft) == ({"unjudged": 1}, 0, 0, 1)
     assert report.win_interval == (0.0, 1.0)
-    assert records(tmp_path / "run")[-1]["failure"] == "the rule: not a number"
+    assert records(tmp_path / "run")[-1]["failure"] == "the rule: no number"
 
 
 def test_a_judge_that_is_down_loses_no_answer(recipe, says, tmp_path):

@@ -10,8 +10,9 @@ import torch
 from modelworks.core.errors import ConfigError
 from modelworks.engine.engine import Engine
 from modelworks.feedback.judge import Comparison, ModelJudge, RuleJudge, Verdict, asked, position_bias
-from modelworks.feedback.scores import length, of_text
+from modelworks.feedback.scores import of_text
 from modelworks.text.chat import render
+from modelworks.train.rewards import length
 
 PROMPT = [
     {"role": "user", "content": "What is tea?"},
@@ -95,10 +96,10 @@ def test_a_bias_for_a_place_adds_to_one_order_and_leaves_the_mean():
 
 
 def test_any_reward_judges_and_its_nan_is_no_verdict():
-    verdicts = list(RuleJudge(of_text(length))([ONE, Comparison(PROMPT, "?", "a b", "a")]))
+    verdicts = list(RuleJudge(length())([ONE, Comparison(PROMPT, "?", "a b", "a")]))
     assert [verdict.margin for verdict in verdicts] == [2 - 8, 1]
     assert all(verdict.bias == 0 for verdict in verdicts)
     broken = RuleJudge(of_text(lambda text: math.nan if text == "a" else 1.0))
     first, second = broken([Comparison(PROMPT, "?", "b", "a"), Comparison(PROMPT, "?", "b", "c")])
-    assert first.failure == "the rule: not a number"
+    assert first.failure == "the rule: no number"
     assert second.margin == 0

@@ -8,8 +8,9 @@ import pytest
 
 from modelworks.core.errors import ConfigError
 from modelworks.feedback.probes import Trap, read_probes, run_probes
-from modelworks.feedback.scores import length, of_text
+from modelworks.feedback.scores import of_text
 from modelworks.feedback.signs import density, distinct, says_nothing
+from modelworks.train.rewards import length
 
 
 def test_the_probes_that_come_with_the_package():
@@ -34,11 +35,11 @@ def test_each_trap_is_what_it_is_called():
 
 
 def test_the_longer_the_better_falls_into_the_long_trap():
-    results = {result.trap: result for result in run_probes(of_text(length))}
+    results = {result.trap: result for result in run_probes(length())}
     assert results["long"].resisted == 0
     assert results["long"].interval[1] < 0.35
     assert len(results["long"].fallen) == results["long"].of
-    shorter = {result.trap: result for result in run_probes(of_text(lambda text: -length(text)))}
+    shorter = {result.trap: result for result in run_probes(of_text(lambda text: -len(text.split())))}
     assert shorter["long"].resisted == shorter["long"].of
     assert shorter["refusing"].resisted < results["refusing"].of, "each naive rule has a trap of its own"
 
@@ -50,7 +51,7 @@ def test_a_reward_that_knows_resists_and_one_without_an_opinion_falls():
 
 
 def test_answers_without_a_score_are_counted():
-    results = run_probes(of_text(lambda text: math.nan if "sure" in text else length(text)))
+    results = run_probes(of_text(lambda text: math.nan if "sure" in text else len(text.split())))
     assert sum(result.broken for result in results) > 0
     assert sum(result.of + result.broken for result in results) == sum(len(probe.traps) for probe in read_probes())
     with pytest.raises(ConfigError, match="gave no number"):
@@ -60,7 +61,7 @@ def test_answers_without_a_score_are_counted():
 def test_probes_of_ones_own(tmp_path):
     path = tmp_path / "p.toml"
     path.write_text("[[probes]]\nprompt = 'a?'\ngood = 'b'\n[probes.traps]\nlong = 'b b b'\n")
-    assert run_probes(of_text(length), read_probes(path))[0].of == 1
+    assert run_probes(length(), read_probes(path))[0].of == 1
     for text, said in (
         ("[[probes]]\nprompt = 'a?'\ngood = 'b'\n[probes.traps]\nwitty = 'c'\n", r"p\.toml: probes\.0: 'witty' is no"),
         ("[[probes]]\nprompt = 'a?'\ngood = ''\n[probes.traps]\nlong = 'c'\n", "none of them empty"),

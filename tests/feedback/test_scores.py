@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from modelworks.core.errors import ConfigError
-from modelworks.feedback.scores import Answered, length, of_text, read_reward, read_rule, score_all
+from modelworks.core.errors import ConfigError, TrainingError
+from modelworks.feedback.scores import of_text, read_reward, read_rule, score_all
+from modelworks.train.rewards import Answered, length
 
 PROMPT = [{"role": "user", "content": "?"}]
 
@@ -16,7 +17,7 @@ def scored(reward, *answers):
 
 
 def test_numbers_come_in_order():
-    found = scored(of_text(length), "one", "", "one two three")
+    found = scored(length(), "one", "", "one two three")
     assert found.values.tolist() == [1, 0, 3]
     assert not found.failures
 
@@ -25,7 +26,7 @@ def test_nan_and_infinity_are_counted_by_name():
     """A reward that returns NaN is never a silent NaN."""
     found = scored(of_text({"a": math.nan, "b": math.inf, "c": 1.0, "d": math.nan}.__getitem__), *"abcd")
     np.testing.assert_array_equal(found.values, [math.nan, math.nan, 1.0, math.nan])
-    assert found.failures == {"not a number": 2, "infinite": 1}
+    assert found.failures == {"no number": 3}
 
 
 def test_a_reward_that_raises_costs_that_answer_alone():
@@ -36,16 +37,17 @@ def test_a_reward_that_raises_costs_that_answer_alone():
 
     found = scored(of_text(reward), *"abcd")
     assert np.isfinite(found.values).tolist() == [True, False, False, True]
-    assert found.failures == {"raised KeyError: 'no such\\nanswer'": 1, "not a number": 1}
+    assert found.failures == {"KeyError: 'no such\\nanswer'": 1, "no number": 1}
 
 
-def test_one_value_too_few_is_a_failure_of_the_reward():
-    found = scored(lambda answered: [1.0], "a", "b")
-    assert found.values.tolist() == [1.0, 1.0]  # asked one by one, it gives one for each
-    with pytest.raises(ConfigError, match=r"no number for any of 2 answers: raised ValueError: 1 answers, but"):
-        scored(lambda answered: [1.0, 2.0, 3.0], "a", "b").some()
+def test_another_number_of_values_is_an_error_of_the_reward():
+    for values in ([1.0], [1.0, 2.0, 3.0]):
+        with pytest.raises(TrainingError, match=rf"gave {len(values)} numbers for 2 answers"):
+            scored(lambda answered, values=values: values, "a", "b")
+    with pytest.raises(ConfigError, match="no number for any of 2 answers: no number"):
+        scored(lambda answered: [math.nan] * len(answered), "a", "b").some()
     with pytest.raises(ValueError, match="1 prompts and 2 answers"):
-        score_all(of_text(length), [PROMPT], ["a", "b"])
+        score_all(length(), [PROMPT], ["a", "b"])
 
 
 RULE = """

@@ -4,10 +4,15 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelworks.core.errors import ConfigError, TrainingError
+from modelworks.models.llama import Llama, LlamaConfig
+from modelworks.models.load import load_tokenizer
+from modelworks.models.reward import RewardModel
+from modelworks.models.save import save
 from modelworks.train.rewards import (
     Answered,
     NamedReward,
@@ -20,6 +25,7 @@ from modelworks.train.rewards import (
     number,
     read_game_of_24,
     regex,
+    reward_model,
     score_answers,
     tags,
 )
@@ -156,3 +162,29 @@ def test_recipes_name_rewards():
     ):
         with pytest.raises(ConfigError, match=message):
             recipe.build("beauty")
+
+
+def test_a_reward_model_scores_prompt_and_answer(tmp_path, workshop):
+    torch.manual_seed(0)
+    config = {
+        "model_type": "llama", "vocab_size": 258, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "initializer_range": 0.3, "max_position_embeddings": 32,
+    }  # fmt: skip
+    model = RewardModel.from_language_model(Llama(LlamaConfig.from_hf(config)))
+    torch.nn.init.normal_(model.score.weight)
+    with pytest.raises(ConfigError, match="no tokenizer"):
+        reward_model(str(save(model, tmp_path / "mute")))
+    model.tokenizer = load_tokenizer(workshop / "tokenizer")
+    recipe = RewardRecipe(kind="model", options={"ref": str(save(model, tmp_path / "reward"))})
+    answers = [
+        Answered("2+2=", "4", {}),
+        Answered("2+2=", "five", {}),
+        Answered("", "", {}),
+        Answered("x" * 50, "y", {}),
+    ]
+    found = recipe.build("liked").reward(answers)
+    encode = model.tokenizer.encode
+    assert found[:2] == pytest.approx(
+        model.rewards([[*encode("2+2=4"), 0], [*encode("2+2=five"), 0]]).tolist(), abs=1e-5
+    )
+    assert all(math.isfinite(value) for value in found)

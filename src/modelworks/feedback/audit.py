@@ -19,7 +19,8 @@ from modelworks.data.sample import Pair, Turns
 from modelworks.data.tokenize import Options, find_files, read_samples
 from modelworks.evals.intervals import wilson
 from modelworks.feedback.monitor import correlation
-from modelworks.feedback.scores import Messages, Reward, score_all
+from modelworks.feedback.scores import Messages, score_all
+from modelworks.train.rewards import Reward
 
 Array = NDArray[np.float64]
 

@@ -23,8 +23,9 @@ from modelworks.engine.engine import Engine
 from modelworks.engine.grammar import Grammar
 from modelworks.engine.many import answer_all
 from modelworks.engine.sample import Sampling
-from modelworks.feedback.scores import Messages, Reward, score_all
+from modelworks.feedback.scores import Messages, score_all
 from modelworks.text.chat import render
+from modelworks.train.rewards import Reward
 
 Labels = tuple[str, str]
 Item = TypeVar("Item")

@@ -19,7 +19,8 @@ from typing import Literal, get_args
 from modelworks.core.config import read_values, resolve
 from modelworks.core.errors import ConfigError
 from modelworks.evals.intervals import wilson
-from modelworks.feedback.scores import Messages, Reward, score_all
+from modelworks.feedback.scores import Messages, score_all
+from modelworks.train.rewards import Reward
 
 Trap = Literal["long", "repetitive", "flattering", "keywords", "hollow", "refusing", "unsafe"]
 

@@ -15,27 +15,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.core.config import read_values, resolve
 from modelworks.core.errors import ConfigError
+from modelworks.train.rewards import Answered, NamedReward, Reward, length, reward_model, score_answers
 
 Messages = Sequence[Mapping[str, Any]]
-
-
-class Answered(NamedTuple):
-    """An answer, the messages that it answers, and what else is known of them."""
-
-    prompt: Messages
-    answer: str
-    extra: Mapping[str, Any]
-
-
-Reward = Callable[[Sequence[Any]], Sequence[float]]
-"""Of `Answered` ones (or what has their members) one number each; a higher one is better."""
 
 
 @dataclass(frozen=True)
@@ -60,40 +49,15 @@ def score_all(reward: Reward, prompts: Sequence[Messages], answers: Sequence[str
     """
     if len(prompts) != len(answers):
         raise ValueError(f"{len(prompts)} prompts and {len(answers)} answers")
-    failures: Counter[str] = Counter()
-    asked = [Answered(prompt, answer, {}) for prompt, answer in zip(prompts, answers)]
-    values, raised = _asked(reward, asked), 0
-    if isinstance(values, str):
-        found = [_asked(reward, [one]) for one in asked]
-        failures.update(one for one in found if isinstance(one, str))
-        raised = failures.total()
-        values = np.array([math.nan if isinstance(one, str) else one[0] for one in found], dtype=np.float64)
-    failures["infinite"] = int(np.isinf(values).sum())
-    failures["not a number"] = int(np.isnan(values).sum()) - raised
-    failures = +failures
-    values = np.where(np.isfinite(values), values, math.nan)
-    return Scored(values, failures)
-
-
-def _asked(reward: Reward, asked: Sequence[Answered]) -> NDArray[np.float64] | str:
-    """The values, or why there are none: a reward is anybody's code and may raise anything."""
-    try:
-        values = np.asarray(reward(asked), dtype=np.float64)
-    except Exception as error:  # noqa: BLE001 - named and counted by who asked
-        return f"raised {type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": ")
-    if values.shape != (len(asked),):
-        return f"raised ValueError: {len(asked)} answers, but values of shape {values.shape}"
-    return values
+    asked = [Answered(tuple(prompt), answer, {}) for prompt, answer in zip(prompts, answers)]
+    found = score_answers([NamedReward("reward", reward)], asked)
+    failures = Counter({what.removeprefix("reward: "): count for what, count in found.failures.items()})
+    return Scored(np.array(found.totals, np.float64), failures)
 
 
 def of_text(score: Callable[[str], float]) -> Reward:
     """A reward that looks at the answer alone."""
     return lambda answered: [score(one.answer) for one in answered]
-
-
-def length(text: str) -> float:
-    """The deliberately bad reward: how many words an answer has."""
-    return float(len(text.split()))
 
 
 # --- rules in TOML ----------------------------------------------------------------------------------------------------
@@ -144,17 +108,21 @@ def read_rule(path: str | Path) -> Rule:
 
 
 def read_reward(ref: str) -> Reward:
-    """`length`, a rule's TOML file, or `package.module:function`, which takes a list of `Answered`.
+    """`length`, a reward model's folder, a rule's TOML file, or `package.module:function`, given a list of `Answered`.
 
-    Raises ConfigError for what is none of these.
+    Raises ConfigError for what is none of these, and what `load` raises.
     """
     if ref == "length":
-        return of_text(length)
+        return length()
+    if Path(ref).is_dir():
+        return reward_model(ref)
     if ref.endswith(".toml"):
         return of_text(read_rule(ref))
     home, colon, name = ref.partition(":")
     if not colon:
-        raise ConfigError(f"{ref!r} is no reward: give length, a rule's .toml file, or package.module:function")
+        raise ConfigError(
+            f"{ref!r} is no reward: give length, a reward model's folder, a rule's .toml, or package.module:function"
+        )
     try:
         found = getattr(importlib.import_module(home), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from modelworks.core.errors import ConfigError, ModelworksError, TrainingError
-from modelworks.data.sample import Turns
+from modelworks.data.encode import encode_sample
+from modelworks.data.sample import Completion, Turns
 from modelworks.evals.answers import final_number
+from modelworks.models.load import load
+from modelworks.models.reward import RewardModel
 
 
 class Answered(NamedTuple):
@@ -169,6 +172,27 @@ def tags(names: Sequence[str] = ("think", "answer")) -> Reward:
     return regex(rf"\s*{blocks}\s*", whole=True)
 
 
+# --- what is learned --------------------------------------------------------------------------------------------------
+
+
+def reward_model(ref: str, *, batch_tokens: int = 4096) -> Reward:
+    """What a reward model says of the prompt with the answer, each through its own tokenizer and chat template.
+
+    Raises ConfigError where it has no tokenizer, and what `load` raises.
+    """
+    model = load(ref, kind=RewardModel)
+    if (tokenizer := model.tokenizer) is None:
+        raise ConfigError(f"{ref}: the reward model has no tokenizer")
+
+    def ids(answer: Answered) -> list[int]:
+        is_text = isinstance(answer.prompt, str)
+        said: Turns = answer.answer if is_text else ({"role": "assistant", "content": answer.answer},)
+        found = encode_sample(tokenizer, Completion(prompt=answer.prompt, completion=said)).ids.tolist()
+        return found[-model.context_length :] or [tokenizer.eos_id or 0]
+
+    return lambda answers: model.rewards([ids(answer) for answer in answers], batch_tokens=batch_tokens).tolist()
+
+
 # --- the game of 24 ---------------------------------------------------------------------------------------------------
 
 _OPERATORS: Final[Mapping[type[ast.AST], Callable[[Fraction, Fraction], Fraction]]] = {
@@ -244,6 +268,7 @@ REWARDS: Final[dict[str, Callable[..., Reward]]] = {
     "length": length,
     "format": tags,
     "game_of_24": game_of_24,
+    "model": reward_model,
 }
 """What makes a reward of a recipe's options. To add one, add a line."""
 
