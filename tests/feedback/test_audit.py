@@ -64,7 +64,7 @@ def test_a_score_that_is_missing_leaves_its_pair_out():
     assert failures == {"no number": 1}
     assert reward_bias(PAIRS, chosen, rejected, failures).judged == 4
     assert calibration(chosen, rejected).pairs == 4
-    with pytest.raises(ConfigError, match="no number for any of 10 answers: not a number"):
+    with pytest.raises(ConfigError, match="no number for any of 10 answers: no number"):
         score_pairs(of_text(lambda text: math.nan), PAIRS)
 
 
