@@ -4,7 +4,7 @@ A section is a family of losses: a module in `support` that makes cases and comp
 computes TRL's, in an interpreter that has it. To add one, write both and add a line to `SECTIONS`. Both sides read one
 folder of a small random model in float32 with dropout off, and one file of cases; the gradient is of every parameter.
 
-    python benchmarks/losses.py [--sections policy] [--peer-python .venv-bench-losses/bin/python]
+    python benchmarks/losses.py [--sections policy preference] [--peer-python .venv-bench-losses/bin/python]
 
 Needs what `losses.peers.txt` lists in `.venv-bench-losses`; `make bench NAME=losses` sets that up.
 """
@@ -29,7 +29,7 @@ from modelworks.models.base import LanguageModel
 from modelworks.models.llama import Llama, LlamaConfig
 from modelworks.models.load import load, load_tokenizer
 from modelworks.models.save import save
-from support import losses_policy
+from support import losses_policy, losses_preference
 
 ROOT = Path(__file__).parents[1]
 BAR = 1e-5
@@ -43,6 +43,7 @@ Ours = Callable[[LanguageModel, Mapping[str, Any]], Tensor]
 
 SECTIONS: dict[str, tuple[Make, Ours]] = {
     "policy": (losses_policy.cases, losses_policy.ours),
+    "preference": (losses_preference.cases, losses_preference.ours),
 }
 """The peer's script of a section is `peers/losses_SECTION.py`: MODEL CASES OUT. It writes, for each case, the tensors
 `CASE/loss` and `CASE/gradient/PARAMETER`."""

@@ -69,22 +69,27 @@ def branch_batch(rows: Sequence[Branches], *, pad_id: int, packed: bool = True, 
         completions += len(row.completions)
         documents += 1 + len(row.completions)
     if packed and parts:
-        names = {name for part in parts for name in part}
+        names = _names(parts)
         parts = [{name: np.concatenate([_part(part, name) for part in parts]) for name in names}]
     T = max((len(part["input_ids"]) for part in parts), default=1)
     fills = {"input_ids": pad_id, "targets": pad_id, "sequences": -1}
     blank: dict[str, Array] = {name: np.zeros(0, np.int64) for name in (*fills, "attention_mask", "positions")}
     blank["weights"] = np.zeros(0, np.float32)
     batch: Batch = {}
-    for name in {name for part in (*parts, blank) for name in part}:
+    for name in _names([*parts, blank]):
         columns = [_part(part, name) for part in parts or [blank]]
         stacked = np.full((len(columns), T), fills.get(name, 0), columns[0].dtype)
         for at, values in enumerate(columns):
             stacked[at, : len(values)] = values
         batch[name] = torch.from_numpy(stacked)
-    for name in {name for row in rows for name in row.columns}:
+    for name in _names([row.columns for row in rows]):
         batch[name] = torch.from_numpy(np.concatenate([np.atleast_1d(row.columns[name]) for row in rows]))
     return batch
+
+
+def _names(parts: Sequence[Mapping[str, Array]]) -> list[str]:
+    """All names, in one order on all ranks."""
+    return list(dict.fromkeys(name for part in parts for name in part))
 
 
 def _part(part: Mapping[str, Array], name: str) -> Array:
@@ -105,7 +110,7 @@ def _laid_out(row: Branches, completions: int, documents: int, pad_id: int, whol
         "positions": [np.arange(shared)],
         "sequences": [np.full(shared, -1, np.int64)],
     }
-    names = {name for completion in row.completions for name in completion.tokens}
+    names = _names([completion.tokens for completion in row.completions])
     columns |= {name: [np.zeros(shared, np.float32)] for name in names}
     for number, completion in enumerate(row.completions):
         m = len(completion.ids)
