@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -108,6 +109,13 @@ def test_a_run_that_goes_on_is_reported_so_far(unfinished):
     begun = unfinished(lambda lines: lines[:1], name="begun")
     assert summarise(read_run(begun)).loss is None
     assert "No step is written yet" in Tags(page([read_run(begun)])).text
+
+
+def test_a_run_that_left_an_adapter_is_finished(folder, unfinished):
+    home = unfinished()
+    assert not summarise(read_run(home)).finished
+    shutil.copytree(folder / "model", home / "adapter")  # of which the record alone is read
+    assert summarise(read_run(home)).finished
 
 
 def test_damage_is_told_with_its_line(unfinished, tmp_path):

@@ -31,7 +31,7 @@ from modelworks.core.page import text as _text
 from modelworks.core.units import amount, duration
 from modelworks.train.curves import AXES, HELD_OUT, ROLES, Curves, charts_of, curves, draw, points
 from modelworks.train.record import Record, read_metrics
-from modelworks.train.run import MODEL, RECIPE, read_recipe
+from modelworks.train.run import ADAPTER, MODEL, RECIPE, read_recipe
 
 WATTS = {"cpu": 65.0, "cuda": 350.0}
 """What a processor, or an accelerator, is assumed to take while it trains."""
@@ -97,7 +97,8 @@ def read_run(folder: str | Path) -> Run:
     about, records = read_metrics(home)
     recipe = read_recipe(home / RECIPE)
     defaults = as_dict(resolve(type(recipe), {"kind": recipe.kind}))
-    return Run(str(folder), about, records, as_dict(recipe), defaults, Lineage.read(home / MODEL))
+    lineage = Lineage.read(home / MODEL) or Lineage.read(home / ADAPTER)
+    return Run(str(folder), about, records, as_dict(recipe), defaults, lineage)
 
 
 def summarise(run: Run, *, watts: float | None = None) -> Summary:
