@@ -76,7 +76,7 @@ def sampled(options: argparse.Namespace) -> list[Question]:
     questions = []
     for at, (prompt, (a, b)) in enumerate(zip(prompts, sums)):
         answers = texts[at * options.samples : (at + 1) * options.samples]
-        words = np.array([length(answer) for answer in answers])
+        words = np.array([len(answer.split()) for answer in answers])
         gold = np.array([float(is_same_number(answer, str(a + b))) for answer in answers])
         questions.append(Question(prompt, answers, words, gold))
     return questions
