@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modelworks.data.batch import Batch
 from modelworks.kernels.cross_entropy import linear_logprobs
 from modelworks.models.base import evaluating
+from modelworks.objectives.base import Ratio
 
 
 class Completions(NamedTuple):
@@ -47,6 +48,20 @@ def completions(model: nn.Module, batch: Batch, count: int) -> Completions:
             readout=readout,
         )
     return Completions(by_completion(logprobs_N * weights_N, batch, count), by_completion(weights_N, batch, count))
+
+
+def pair_metrics(chosen_P: Tensor, rejected_P: Tensor, weights_P: Tensor) -> dict[str, Ratio]:
+    """What is told of the rewards of pairs: `accuracy` (ties are half right), `reward_chosen`, `reward_rejected` and
+    `reward_margin`, each pair by its weight.
+    """
+    chosen_P, rejected_P = chosen_P.detach(), rejected_P.detach()
+    found = {
+        "accuracy": (chosen_P > rejected_P).float() + (chosen_P == rejected_P).float() / 2,
+        "reward_chosen": chosen_P,
+        "reward_rejected": rejected_P,
+        "reward_margin": chosen_P - rejected_P,
+    }
+    return {name: Ratio((values_P * weights_P).sum(), weights_P.sum()) for name, values_P in found.items()}
 
 
 def by_completion(values_N: Tensor, batch: Batch, count: int) -> Tensor:

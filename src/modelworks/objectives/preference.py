@@ -35,7 +35,7 @@ from torch.nn.functional import logsigmoid, relu
 from modelworks.core.errors import ConfigError
 from modelworks.data.batch import Batch
 from modelworks.objectives.base import Metrics, Ratio
-from modelworks.objectives.completions import Completions, completions
+from modelworks.objectives.completions import Completions, completions, pair_metrics
 from modelworks.parallel.ranks import sum_over_ranks
 
 PairLoss = Literal["dpo", "robust", "hinge", "ipo", "orpo", "simpo"]
@@ -97,8 +97,8 @@ class Preference:
         nll_P = -chosen.means_S
         if self.sft:
             losses_P = losses_P + self.sft * nll_P
-        rewards = self._rewards(pairs)
-        return (losses_P * weights_P).sum(), _metrics(rewards, nll_P, weights_P)
+        nll = Ratio((nll_P.detach() * weights_P).sum(), weights_P.sum())
+        return (losses_P * weights_P).sum(), {**pair_metrics(*self._rewards(pairs), weights_P), "nll": nll}
 
     def _rewards(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         sides = ((pairs.chosen, pairs.chosen_reference_P), (pairs.rejected, pairs.rejected_reference_P))
@@ -108,19 +108,6 @@ class Preference:
             else:
                 chosen_P, rejected_P = (self.beta * (side.logps_S - reference_P) for side, reference_P in sides)
         return chosen_P, rejected_P
-
-
-def _metrics(rewards: tuple[Tensor, Tensor], nll_P: Tensor, weights_P: Tensor) -> Metrics:
-    chosen_P, rejected_P = rewards
-    right_P = (chosen_P > rejected_P).float() + (chosen_P == rejected_P).float() / 2
-    found = {
-        "accuracy": right_P,
-        "reward_chosen": chosen_P,
-        "reward_rejected": rejected_P,
-        "reward_margin": chosen_P - rejected_P,
-        "nll": nll_P.detach(),
-    }
-    return {name: Ratio((values_P * weights_P).sum(), weights_P.sum()) for name, values_P in found.items()}
 
 
 # --- the losses of pairs ----------------------------------------------------------------------------------------------

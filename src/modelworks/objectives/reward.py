@@ -16,7 +16,8 @@ from torch.nn.functional import logsigmoid
 
 from modelworks.core.errors import ConfigError
 from modelworks.data.batch import Batch
-from modelworks.objectives.base import Metrics, Ratio
+from modelworks.objectives.base import Metrics
+from modelworks.objectives.completions import pair_metrics
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,10 @@ class BradleyTerry:
         weights_P = batch["pair_weights"].float()
         rewards_S = last_token_rewards(model, batch, 2 * len(weights_P))
         chosen_P, rejected_P = rewards_S[::2], rewards_S[1::2]
-        gap_P = chosen_P - rejected_P
-        losses_P = -logsigmoid(gap_P - batch["margins"]) + self.centre * (chosen_P + rejected_P).square()
-        found = {
-            "accuracy": (gap_P > 0).float() + (gap_P == 0).float() / 2,
-            "reward_chosen": chosen_P,
-            "reward_rejected": rejected_P,
-            "reward_margin": gap_P,
-        }
-        metrics = {
-            name: Ratio((values_P.detach() * weights_P).sum(), weights_P.sum()) for name, values_P in found.items()
-        }
-        return (losses_P * weights_P).sum(), metrics
+        losses_P = (
+            -logsigmoid(chosen_P - rejected_P - batch["margins"]) + self.centre * (chosen_P + rejected_P).square()
+        )
+        return (losses_P * weights_P).sum(), pair_metrics(chosen_P, rejected_P, weights_P)
 
 
 def last_token_rewards(model: nn.Module, batch: Batch, count: int) -> Tensor:
