@@ -64,6 +64,13 @@ def save_adapter() -> Callable[..., Path]:
     return write_adapter
 
 
+@pytest.fixture
+def metrics_line() -> dict[str, Any]:
+    """A line of a run's metrics as it must be at least, but for `step` and `steps`."""
+    whole = {"time": 1e9, "total_flops": 1e6, "total_tokens": 8, "total_seconds": 1.0, "tokens_per_second": 8.0}
+    return whole | {"loss": 2.0, "weight": 8.0, "tokens": 8, "lr": 0.1, "grad_norm": 1.0, "seconds": 1.0}
+
+
 class Scripted:
     """An engine that says what it is told to, in order; an answer that ends in "..." was cut."""
 

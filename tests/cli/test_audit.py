@@ -6,29 +6,14 @@ import json
 
 import pytest
 
-STEP = {
-    "steps": 96,
-    "time": 1e9,
-    "total_flops": 1e6,
-    "total_tokens": 8,
-    "total_seconds": 1.0,
-    "tokens_per_second": 8.0,
-    "loss": 2.0,
-    "weight": 8.0,
-    "tokens": 8,
-    "lr": 0.1,
-    "grad_norm": 1.0,
-    "seconds": 1.0,
-}
-
 
 @pytest.fixture
-def hacked(tmp_path):
+def hacked(tmp_path, metrics_line):
     """A run whose reward rises while its gold falls."""
     folder = tmp_path / "hacked"
     folder.mkdir()
     steps = [
-        STEP | {"step": at, "metrics": {"score": at + at % 3, "gold": -at + at % 5, "kl": at / 10}}
+        metrics_line | {"steps": 96, "step": at, "metrics": {"score": at + at % 3, "gold": -at + at % 5, "kl": at / 10}}
         for at in range(1, 97)
     ]
     (folder / "metrics.jsonl").write_text(

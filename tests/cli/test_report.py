@@ -6,22 +6,9 @@ import json
 
 import pytest
 
-STEP = {
-    "steps": 9,
-    "time": 1e9,
-    "total_flops": 1e6,
-    "tokens_per_second": 8.0,
-    "loss": 2.0,
-    "weight": 8.0,
-    "tokens": 8,
-    "lr": 0.1,
-    "grad_norm": 1.0,
-    "seconds": 1.0,
-}
-
 
 @pytest.fixture
-def home(tmp_path):
+def home(tmp_path, metrics_line):
     """A run of two steps."""
     folder = tmp_path / "small"
     folder.mkdir()
@@ -34,7 +21,9 @@ def home(tmp_path):
         "peak_flops": 1e9,
         "device": "cpu",
     }
-    steps = [STEP | {"step": at, "total_tokens": 8 * at, "total_seconds": 1.0 * at} for at in (1, 2)]
+    steps = [
+        metrics_line | {"steps": 9, "step": at, "total_tokens": 8 * at, "total_seconds": 1.0 * at} for at in (1, 2)
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in ({"run": about}, *steps)))
     return folder
 

@@ -10,24 +10,9 @@ import pytest
 from modelworks.core.errors import ConfigError, DataError
 from modelworks.feedback.watch import ANSWERS, COLUMNS, watch_run
 
-STEP = {
-    "steps": 160,
-    "time": 1e9,
-    "total_flops": 1.0,
-    "total_tokens": 8,
-    "total_seconds": 1.0,
-    "tokens_per_second": 8.0,
-    "loss": 2.0,
-    "weight": 8.0,
-    "tokens": 8,
-    "lr": 0.1,
-    "grad_norm": 1.0,
-    "seconds": 1.0,
-}
-
 
 @pytest.fixture
-def run_folder(tmp_path):
+def run_folder(tmp_path, metrics_line):
     """Writes a run in which the gold falls while the reward rises."""
 
     def make(*, answers=False, names=("reward", "gold"), steps=160, tail=""):
@@ -36,7 +21,7 @@ def run_folder(tmp_path):
         for step in range(1, steps + 1):
             at = step / 160
             metrics = {names[0]: 3 * at + draw.normal() / 3, "kl": 5 * at}
-            line = STEP | {"step": step, "metrics": metrics}
+            line = metrics_line | {"steps": 160, "step": step, "metrics": metrics}
             if len(names) > 1:
                 line["evaluation"] = {names[1]: -2 * at + draw.normal() / 3}
             lines.append(line)
