@@ -405,7 +405,7 @@ def test_a_call_that_was_interrupted_is_made_again_only_where_that_does_no_harm(
             made.append(0)
             raise _Killed
 
-        patch.setattr("modelworks.agents.loop.execute", killed)
+        patch.setattr("modelworks.agents.run.execute", killed)
         run = Agent(scripted(calls(("act", "{}"))), [act], policy=FREE, journal=journal).run("Act.")
         with pytest.raises(_Killed):
             list(run)
