@@ -52,7 +52,7 @@ ASK_USER: Final = Tool(
 class Memory(Protocol):
     """What the loop needs of a memory."""
 
-    def messages(self, messages: Sequence[Message], budget: int, count: Any) -> list[dict[str, Any]]:
+    def messages(self, messages: Sequence[Message], budget: int, count: Any) -> Sequence[Message]:
         """As much of a dialogue as fits a budget of tokens, which `count` counts."""
 
     def recall(self, task: str) -> Result | None:
@@ -225,7 +225,7 @@ class Run:
         elif self._state.empty_replies > _MOST_EMPTY:
             self._finish(Stop("failed", f"{model.name} wrote nothing, {self._state.empty_replies} times"))
 
-    def _fitted(self, tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    def _fitted(self, tools: Sequence[Tool]) -> Sequence[Message]:
         """The dialogue, as much of it as the model has room for."""
         messages, model = self._state.messages(), self.agent.model
         if self.agent.memory is None:
