@@ -49,12 +49,12 @@ def by_labels(
 ) -> Evaluate[State]:
     """An `evaluate` for `tree.search`: the expectation of what the labels stand for, were one of them the answer.
 
-    Each label is a call of the model, taken from `budget`.
+    Each state is one call of the model, taken from `budget`: its labels share one prompt, which is computed once.
     """
 
     def evaluate(states: Sequence[State]) -> list[float]:
         if budget is not None:
-            budget.take(len(states) * len(labels))
+            budget.take(len(states))
         found = choice_logprobs(engine, [ask(state) for state in states], list(labels))
         return [_expected(row, list(labels.values())) for row in found]
 
