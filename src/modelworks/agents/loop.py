@@ -82,6 +82,17 @@ class _Place:
 _place: ContextVar[_Place | None] = ContextVar("place", default=None)
 
 
+def current() -> tuple[Run, str]:
+    """The run in which the tool that asks is at work, and its call's id; for tools that are not isolated.
+
+    Raises LookupError outside of a run.
+    """
+    place = _place.get()
+    if place is None:
+        raise LookupError("no agent's loop has called this")
+    return place.run, place.call
+
+
 class Agent:
     """A model, the tools that it may use, and the rules for that. One agent can have several runs at a time.
 
@@ -167,9 +178,8 @@ class Agent:
         )
 
     def _delegated(self, task: str) -> Result:
-        place = _place.get()
-        assert place is not None, "a sub-agent is run by an agent's loop"
-        run = self.under(place.run, task, place.call)
+        parent, call = current()
+        run = self.under(parent, task, call)
         for _ in run:
             pass
         assert run.end is not None
