@@ -1,16 +1,30 @@
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelworks.agents.halt import Halt
-from modelworks.agents.planning.execute import Ended, Failed, Finished, Replanned, Started, execute
+from modelworks.agents.loop import Agent
+from modelworks.agents.model import Halted, ModelError, Reply
+from modelworks.agents.planning.execute import (
+    Ended,
+    Failed,
+    Finished,
+    Planned,
+    Started,
+    by_agent,
+    execute,
+    plan_and_execute,
+)
 from modelworks.agents.planning.plan import Plan, PlanError, PlanStep
+from modelworks.text.tool_calls import ToolCall
 
 
 def plan(**needs: str) -> Plan:
@@ -105,7 +119,7 @@ def test_a_failure_leads_to_another_plan_from_the_results_so_far():
         ("Started", "d"),
         ("Finished", "d"),
     ]
-    assert [type(event) for event in events].count(Replanned) == 1
+    assert [type(event) for event in events].count(Planned) == 1
     assert events[-1] == Ended("done", {"a": "a()", "d": "d(a())"})
 
 
@@ -188,3 +202,55 @@ def test_given_results_must_be_given():
     assert ended.results == {"a": "A", "b": "b(A)"}
     with pytest.raises(ValueError, match="takes 'a' as given"):
         list(execute(made, joined))
+
+
+def wrote(*steps: tuple[str, str, list[str]]) -> Reply:
+    made = {"steps": [{"id": id, "task": task, "needs": needs} for id, task, needs in steps]}
+    return Reply("", (ToolCall("plan", json.dumps(made)),))
+
+
+def test_a_model_plans_agents_work_and_what_fails_is_planned_anew(scripted):
+    planner = scripted(
+        wrote(("s1", "find a", []), ("s2", "find b", []), ("s3", "compare", ["s1", "s2"])),
+        wrote(("s4", "guess", ["s1"])),
+    )
+    worker = scripted(Reply("5"), ModelError("the server is down"), Reply("5 it is"))
+    *events, ended = plan_and_execute(planner, "Which is larger?", by_agent(Agent(worker)), parallel=1)
+    assert kinds(events) == [
+        ("Started", "s1"),
+        ("Finished", "s1"),
+        ("Started", "s2"),
+        ("Failed", "s2"),
+        ("Started", "s4"),
+        ("Finished", "s4"),
+    ]
+    assert ended == Ended("done", {"s1": "5", "s4": "5 it is"})
+    told = planner.asked[1][0][-1]["content"]
+    for words in ("Result of s1: 5", "step 's2' (find b) failed: run ", "the server is down"):
+        assert words in told
+    assert worker.asked[-1][0][-1]["content"] == "guess\n\nResult of s1: 5"
+
+
+def test_an_agents_step_keeps_the_rules_and_the_journal_of_its_parent(scripted):
+    boss = Agent(scripted(Reply("boss")))
+    parent = boss.run("task")
+    list(parent)
+    *_, ended = execute(plan(a=""), by_agent(Agent(scripted(Reply("done"))), parent))
+    assert ended.results == {"a": "done"}
+    assert boss.journal.find(f"{parent.id}.a").id == f"{parent.id}.a"
+
+
+def test_a_halt_stops_the_agents_and_the_planner(scripted):
+    halt, waits = Halt(), threading.Event()
+
+    class Waits(type(scripted())):
+        def reply(self, *_: Any, halt: Any = None, **__: Any) -> Reply:
+            waits.set()
+            assert halt.wait(30)
+            raise Halted("halted")
+
+    planner = scripted(wrote(("s1", "wait", [])))
+    threading.Thread(target=lambda: waits.wait(30) and halt.set()).start()
+    *_, ended = plan_and_execute(planner, "?", by_agent(Agent(Waits([]))), halt=halt)
+    assert ended.why == "halted"
+    assert list(plan_and_execute(scripted(), "?", joined, halt=halt)) == [Ended("halted", {}, "halted")]

@@ -1,7 +1,7 @@
 """Carrying out a plan: what can run runs at the same time, results go to who needs them, failures lead to a new plan.
 
 for event in execute(plan, work, replan=lambda done, failed: write_plan(model, task, done=done, failure=...)):
-    ...                             # Started, Finished, Failed, Replanned; and an Ended as the last
+    ...                             # Started, Finished, Failed, Planned; and an Ended as the last
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from modelworks.agents.halt import Halt
-from modelworks.agents.planning.plan import Plan, PlanStep
+from modelworks.agents.loop import Agent, AgentError, Run
+from modelworks.agents.model import ChatModel, Halted
+from modelworks.agents.planning.plan import Plan, PlanStep, write_plan
+from modelworks.agents.steps import Answer
 from modelworks.core.errors import ModelworksError
 
 Work: TypeAlias = Callable[[PlanStep, Mapping[str, str], Halt], str]
@@ -41,8 +44,8 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Replanned:
-    """Another plan takes over; results that are there stay."""
+class Planned:
+    """A plan, or another one that takes over; results that are there stay."""
 
     plan: Plan
 
@@ -58,7 +61,7 @@ class Ended:
     """One line: what was not done, and why."""
 
 
-Event: TypeAlias = Started | Finished | Failed | Replanned | Ended
+Event: TypeAlias = Planned | Started | Finished | Failed | Ended
 Replan: TypeAlias = Callable[[Mapping[str, str], Failed], Plan]
 """Another plan, from the results that are there and what failed. It may raise a `ModelworksError` to give up."""
 
@@ -104,13 +107,67 @@ def execute(
             except ModelworksError as error:
                 reason += f"; and there is no other plan: {error}"
                 break
-            yield Replanned(plan)
+            yield Planned(plan)
         yield Ended("halted" if inner.is_set() else "failed", dict(results), reason)
     finally:
         forget()
         inner.set()
         # A step that does not mind the halt must not hold up who does.
         threads.shutdown(wait=False, cancel_futures=True)
+
+
+def plan_and_execute(
+    model: ChatModel,
+    task: str,
+    work: Work,
+    *,
+    most: int = 6,
+    parallel: int = 4,
+    replans: int = 2,
+    halt: Halt | None = None,
+) -> Iterator[Event]:
+    """Have a model write a plan of at most `most` steps for a task, carry it out, and where a step fails plan anew.
+
+    Yields what `execute` does, and the plans. Raises `ModelError` where the model writes no plan to begin with, and
+    what `ChatModel.reply` raises.
+    """
+
+    taken: set[str] = set()  # a step's id is its own over all plans, as are the runs that agents have for steps
+
+    def planned(done: Mapping[str, str], failure: str) -> Plan:
+        plan = write_plan(model, task, done=done, taken=taken, failure=failure, most=most, halt=halt)
+        taken.update(step.id for step in plan.steps)
+        return plan
+
+    def replan(done: Mapping[str, str], failed: Failed) -> Plan:
+        return planned(done, f"step {failed.step.id!r} ({failed.step.task}) failed: {failed.reason}")
+
+    try:
+        plan = planned({}, "")
+    except Halted:
+        yield Ended("halted", {}, "halted")
+        return
+    yield Planned(plan)
+    yield from execute(plan, work, parallel=parallel, replan=replan, replans=replans, halt=halt)
+
+
+def by_agent(agent: Agent, parent: Run | None = None) -> Work:
+    """Work that an agent does, each step as a run of its own; under the rules of `parent`, where that is given."""
+
+    def work(step: PlanStep, results: Mapping[str, str], halt: Halt) -> str:
+        told = "\n\n".join([step.task, *(f"Result of {id}: {text}" for id, text in results.items())])
+        run = agent.run(told) if parent is None else agent.under(parent, told, step.id)
+        forget = halt.on_set(run.halt)
+        try:
+            for _ in run:
+                pass
+        finally:
+            forget()
+        if not isinstance(run.end, Answer):
+            raise AgentError(f"run {run.id} ended without an answer: {run.end.text if run.end else 'it was left'}")
+        return run.end.text
+
+    return work
 
 
 class _Round:

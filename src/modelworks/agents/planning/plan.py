@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import graphlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from types import MappingProxyType
@@ -97,6 +97,7 @@ def write_plan(
     task: str,
     *,
     done: Mapping[str, str] = _NOTHING,
+    taken: Collection[str] = (),
     failure: str = "",
     most: int = 6,
     tries: int = 3,
@@ -105,10 +106,10 @@ def write_plan(
 ) -> Plan:
     """A plan of at most `most` steps that a model writes for a task.
 
-    To plan anew, give the results that are there, by the ids of their steps, and what went wrong. Raises `ModelError`
-    where no try is a plan, and what `ChatModel.reply` raises.
+    To plan anew, give the results that are there, by the ids of their steps, what went wrong, and the ids that are
+    `taken` by steps without a result. Raises `ModelError` where no try is a plan, and what `ChatModel.reply` raises.
     """
-    ids = list(islice((f"s{at}" for at in count(1) if f"s{at}" not in done), most))
+    ids = list(islice((f"s{at}" for at in count(1) if f"s{at}" not in done and f"s{at}" not in taken), most))
     parameters = {
         "type": "object",
         "properties": {"steps": _steps_schema(ids, list(done))},
