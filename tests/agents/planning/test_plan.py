@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from modelworks.agents.model import ModelError, Reply
 from modelworks.agents.planning.plan import Plan, PlanError, PlanStep, read_plan, write_plan
+from modelworks.engine.constrain import constrain
+from modelworks.engine.grammar import Grammar
 from modelworks.text.tool_calls import ToolCall
 
 
@@ -96,6 +98,26 @@ def test_the_schema_allows_no_circle_and_no_unknown_step(scripted, watched):
     assert not fits([], ["s9"])
     assert not fits([], [], [], [])
     assert not fits()
+
+
+def test_under_a_grammar_a_circle_cannot_be_written(scripted, watched, tiny):
+    model = watched(scripted(wrote(STEPS)))
+    write_plan(model, "?", most=3, done={"s9": "nine"})
+    grammar = Grammar.json_schema(model.tools[0].parameters)
+
+    def accepts(steps: list[dict[str, object]]) -> bool:
+        constraint = constrain(tiny.tokenizer, grammar, vocab_size=258, end_ids=[256])
+        for token in tiny.tokenizer.encode(json.dumps({"steps": steps}, separators=(",", ":")), add_special=False):
+            if not constraint.mask()[token]:
+                return False
+            constraint.accept(token)
+        return bool(constraint.finished or constraint.mask()[256])
+
+    assert accepts(STEPS)
+    assert accepts([{"id": "s1", "task": "x", "needs": ["s9"]}])
+    assert not accepts([{"id": "s1", "task": "x", "needs": ["s2"]}, {"id": "s2", "task": "y", "needs": ["s1"]}])
+    assert not accepts([{"id": "s1", "task": "x", "needs": ["s1"]}])
+    assert not accepts([])
 
 
 def test_a_model_that_plans_a_circle_is_told_and_tries_again(scripted):
