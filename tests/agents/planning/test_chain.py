@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import threading
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
 from modelworks.agents.halt import Halt
-from modelworks.agents.model import Halted, Reply
-from modelworks.agents.planning.budget import Budget, Budgeted
+from modelworks.agents.model import Halted, ModelError, Reply
+from modelworks.agents.planning.budget import Budget, Budgeted, SpentError
 from modelworks.agents.planning.chain import Consensus, asked, last_line, majority, self_consistency, think
 from modelworks.evals.answers import final_number
 
@@ -55,6 +57,23 @@ def test_a_budget_ends_the_samples_and_what_was_paid_for_counts(scripted):
     found = self_consistency(model, asked("2+2?"), samples=9, parallel=4)
     assert len(found.chains) == 3
     assert model.budget.spent.tokens == 45
+
+
+def test_a_failure_is_raised_also_behind_a_spent_budget(scripted):
+    model = scripted(SpentError("spent"), ModelError("down"))
+    with pytest.raises(ModelError, match="down"):
+        self_consistency(Together(model, 2), asked("?"), samples=2, parallel=2)
+
+
+class Together:
+    """Asks a model once so many ask, so that no call is over before another has begun."""
+
+    def __init__(self, model: Any, many: int) -> None:
+        self._model, self._barrier = model, threading.Barrier(many, timeout=10)
+
+    def reply(self, messages: Any, **options: Any) -> Reply:
+        self._barrier.wait()
+        return self._model.reply(messages, **options)
 
 
 def test_a_halt_is_no_answer(scripted):

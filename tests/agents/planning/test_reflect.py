@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+
 import pytest
 
 from modelworks.agents.halt import Halt
 from modelworks.agents.model import Reply
 from modelworks.agents.planning.budget import Budget, Budgeted
-from modelworks.agents.planning.reflect import Attempt, Verdict, best, reflect, with_lessons
+from modelworks.agents.planning.reflect import Attempt, LastingLessons, Verdict, best, reflect, with_lessons
 
 
 class Tries:
@@ -52,6 +55,33 @@ def test_the_best_is_what_passed_or_else_the_highest_score():
     assert best([low, high]) == high
     assert best([low, high, passed]) == passed
     assert best([]) is None
+
+
+class Remembers:
+    """Facts by the words that they share with a query."""
+
+    def __init__(self) -> None:
+        self.texts = ["The sea is blue."]
+
+    def add(self, texts: Sequence[str]) -> None:
+        self.texts += texts
+
+    def search(self, query: str, limit: int) -> list[SimpleNamespace]:
+        def shared(text: str) -> int:
+            return -len(set(query.lower().split()) & set(text.lower().split()))
+
+        return [SimpleNamespace(text=text) for text in sorted(self.texts, key=shared)[:limit]]
+
+
+def test_lessons_in_a_memory_are_found_by_the_next_task_like_it(scripted):
+    facts = Remembers()
+    task = "Write an even number"
+    list(reflect(task, Tries("3", "4"), even, scripted(Reply("Do not say 3.")), lessons=LastingLessons(facts, task)))
+    LastingLessons(facts, "Name the sea").append("It is blue.")
+    tries = Tries("2")
+    list(reflect("An even number, please", tries, even, scripted(), lessons=LastingLessons(facts, "An even number")))
+    _, *lessons = tries.asked[0].split("\n- ")
+    assert lessons == ["Name the sea: It is blue.", "Write an even number: Do not say 3."]
 
 
 def test_only_the_newest_lessons_are_shown():

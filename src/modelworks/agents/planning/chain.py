@@ -105,11 +105,10 @@ def self_consistency(
 
     with ThreadPoolExecutor(min(parallel, samples)) as threads:
         futures = [threads.submit(sample, at) for at in range(samples)]
-        try:
-            for future in futures:
-                future.result()
-        except SpentError:
-            pass  # what was paid for counts
-        finally:
-            threads.shutdown(cancel_futures=True)
+        any(future.exception() for future in futures)  # waits up to the first that fails
+        threads.shutdown(cancel_futures=True)
+    for future in futures:
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not isinstance(error, SpentError):
+            raise error
     return Consensus(tuple(found[at] for at in sorted(found)))

@@ -6,7 +6,7 @@ Reflexion: Shinn et al. 2023 (arXiv:2303.11366), algorithm 1: actor, evaluator a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Protocol
@@ -19,6 +19,8 @@ _INSTRUCTION: Final = (
     "You tried a task and were told what was wrong. In one or two sentences, say what to do another way next time. "
     "Write the lesson alone."
 )
+_LESSON: Final = "Lesson from "
+_TASK_KEPT: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,35 @@ class Lessons(Protocol):
     def append(self, lesson: str, /) -> object: ...
 
     def __iter__(self) -> Iterator[str]: ...
+
+
+class Found(Protocol):
+    @property
+    def text(self) -> str: ...
+
+
+class Facts(Protocol):
+    """A memory of facts, such as `memory.semantic.Facts`."""
+
+    def add(self, texts: Sequence[str], /) -> object: ...
+
+    def search(self, query: str, limit: int, /) -> Sequence[Found]: ...
+
+
+class LastingLessons:
+    """Lessons kept in a memory of facts, where later tasks that are like this one find them."""
+
+    def __init__(self, facts: Facts, task: str, *, limit: int = 3) -> None:
+        self._facts, self._task, self._limit = facts, " ".join(task.split())[:_TASK_KEPT], limit
+
+    def append(self, lesson: str) -> None:
+        """Keep a lesson, with the task that it came of, since it is that by which it is found."""
+        self._facts.add([f"{_LESSON}{self._task}: {lesson}"])
+
+    def __iter__(self) -> Iterator[str]:
+        """The lessons of the tasks most like this one, the likest last."""
+        found = [fact.text for fact in self._facts.search(self._task, 4 * self._limit)]  # other facts are among them
+        return reversed([text.removeprefix(_LESSON) for text in found if text.startswith(_LESSON)][: self._limit])
 
 
 def reflect(

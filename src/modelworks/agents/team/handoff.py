@@ -20,6 +20,8 @@ from modelworks.agents.tool import Result, Tool
 from modelworks.core.errors import ConfigError, ModelworksError
 
 _PREFIX: Final = "hand_to_"
+_LABEL: Final = "handed_"
+"""Begins the part of a run's id that a handover adds, so that handovers can be told from other sub-agents."""
 _ANSWERED: Final = "Answered in your place: "
 """Before an answer that came back, so that a refusal or a failure is not taken for one."""
 _SAID: Final[Mapping[str, str]] = {"user": "User", "assistant": "Assistant", "tool": "Result"}
@@ -67,9 +69,9 @@ def _copy(agent: Agent) -> Agent:
 def _handover(to: Agent, description: str, most: int) -> Tool:
     def hand(reason: str) -> Result:
         run, call = current()
-        if run.id.count(".") >= most:
+        if run.id.count(f".{_LABEL}") >= most:
             raise HandoffError(f"the dialogue was handed on {most} times already; answer with what is known")
-        sub = to.under(run, _told(run.messages(), reason), call)
+        sub = to.under(run, _told(run.messages(), reason), f"{_LABEL}{call}")
         for _ in sub:
             pass
         if not isinstance(sub.end, Answer):
