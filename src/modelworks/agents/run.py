@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from modelworks.agents import approval
@@ -62,16 +62,18 @@ class Memory(Protocol):
         """Keep what came of a run."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where in a run a tool is at work: what sub-agents need to know."""
-
-    run: Run
-    call: str
+_current: ContextVar[tuple[Run, str] | None] = ContextVar("current", default=None)
 
 
-place: ContextVar[Place | None] = ContextVar("place", default=None)
-"""Set in the thread of a tool that is not isolated."""
+def current() -> tuple[Run, str]:
+    """The run in which the tool that asks is at work, and its call's id; for tools that are not isolated.
+
+    Raises LookupError outside of a run.
+    """
+    found = _current.get()
+    if found is None:
+        raise LookupError("no agent's loop has called this")
+    return found
 
 
 class Run:
@@ -390,11 +392,11 @@ class Run:
             return
         digest = call_digest(tool, call.arguments)
         self._add("intent", {"call": call.id, "tool": tool.name, "digest": digest})
-        token = place.set(Place(self, call.id))
+        token = _current.set((self, call.id))
         try:
             outcome = execute(tool, call.arguments, self.halted, timeout=self._state.meter.seconds_left)
         finally:
-            place.reset(token)
+            _current.reset(token)
         self._result(
             call,
             outcome.content,
