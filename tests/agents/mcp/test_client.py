@@ -96,7 +96,7 @@ def test_a_definition_that_changes_in_a_run_is_refused_until_approved(rogue: Mcp
     run = named(rogue)
     run["change"]()
     for _ in range(2):
-        with pytest.raises(McpError, match="echo is refused: the server changed its definition"):
+        with pytest.raises(McpError, match="echo is refused: its definition is another one than was approved"):
             run["echo"](text="x")
     assert "echo" not in named(rogue)
     assert run["noise"]() == "done"  # the others go on

@@ -6,11 +6,15 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelworks.agents.arguments import ArgumentError, checked
+from modelworks.agents.execute import execute
+from modelworks.agents.halt import Halt
 from modelworks.agents.net import Access, NetError
+from modelworks.agents.tool import Result
 from modelworks.agents.tools.fetch import EVERY, fetch, http_request
 from modelworks.core.errors import DocumentError
 
@@ -37,13 +41,18 @@ def access(site: web.Site) -> Access:
 def test_a_page_is_read_as_text_without_what_surrounds_or_hides_in_it(site: web.Site, access: Access) -> None:
     url = site.page("/", PAGE, content_type="text/html")
     read = fetch(access)
-    assert read.run(url=url) == f"Kettles\n{url}\n\nKettles\n\nThe warranty lasts three years."
+    text = f"Kettles\n{url}\n\nKettles\n\nThe warranty lasts three years."
+    assert read.run(url=url) == Result(text, frozenset({url}))
     assert (read.effects, read.trusted) == ({"network"}, False)
 
 
 def test_a_long_text_is_read_in_parts(site: web.Site, access: Access) -> None:
     url = site.page("/", "".join(f"{number:04d}," for number in range(1000)), content_type="text/plain")
-    read = fetch(access, characters=2000).run
+    run = fetch(access, characters=2000).run
+
+    def read(**arguments: Any) -> str:
+        return run(**arguments).content
+
     first, second, third = read(url=url), read(url=url, start=2000), read(url=url, start=4000)
     assert first.endswith("0399,\n\n[characters 0 to 2000 of 5000; start=2000 reads on]")
     assert second.splitlines()[2].startswith("0400,")
@@ -65,7 +74,7 @@ def test_a_long_text_is_read_in_parts(site: web.Site, access: Access) -> None:
 def test_texts_of_many_kinds_are_read(
     site: web.Site, access: Access, body: bytes, content_type: str, text: str
 ) -> None:
-    assert fetch(access).run(url=site.page("/", body, content_type=content_type)).endswith(text)
+    assert fetch(access).run(url=site.page("/", body, content_type=content_type)).content.endswith(text)
 
 
 def test_what_is_no_text_or_not_there_is_said(site: web.Site, access: Access) -> None:
@@ -85,7 +94,8 @@ def test_a_request_with_json_is_sent_and_its_answer_told(site: web.Site, access:
     tool = http_request(access, methods=EVERY)
     arguments = {"url": url, "method": "POST", "body": {"text": "grüße"}, "headers": {"X-A": "b"}}
     told = tool.run(**checked(tool.parameters, arguments))
-    assert told == f'201 {url}\ncontent-type: application/json\nlocation: /notes/7\n\n{{"id": 7}}'
+    assert not told.error
+    assert told.content == f'201 {url}\ncontent-type: application/json\nlocation: /notes/7\n\n{{"id": 7}}'
     method, _, headers, body = site.asked[0]
     assert (method, json.loads(body)) == ("POST", {"text": "grüße"})
     assert (headers["content-type"], headers["x-a"]) == ("application/json", "b")
@@ -99,6 +109,16 @@ def test_effects_and_arguments_follow_the_methods_allowed(site: web.Site, access
         checked(reading.parameters, {"url": site.url, "method": "DELETE"})
     with pytest.raises(ArgumentError):
         checked(reading.parameters, {"url": site.url, "body": 1})
-    assert reading.run(url=site.page("/", "x" * 9000)).endswith("[1000 more characters were left out]")
-    assert reading.run(url=site.page("/", b"\xff\0\1\2\3" * 9)).endswith("[45 bytes that are no text]")
-    assert reading.run(url=f"{site.url}/none").startswith("404 ")
+    assert reading.run(url=site.page("/", "x" * 9000)).content.endswith("[1000 more characters were left out]")
+    assert reading.run(url=site.page("/", b"\xff\0\1\2\3" * 9)).content.endswith("[45 bytes that are no text]")
+    missing = reading.run(url=f"{site.url}/none")
+    assert missing.error
+    assert missing.content.startswith("404 ")
+
+
+def test_a_page_is_read_in_a_process_of_its_own(site: web.Site, access: Access) -> None:
+    url = site.page("/", PAGE, content_type="text/html")
+    outcome = execute(fetch(access), {"url": url}, Halt())
+    assert "three years" in outcome.content
+    assert outcome.origins == {url}
+    assert execute(fetch(), {"url": url}, Halt()).content.startswith(f"error: {site.url}/: port {site.port} is not")

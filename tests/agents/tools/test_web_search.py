@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from modelworks.agents.net import Access, NetError, Response
+from modelworks.agents.tool import Result
 from modelworks.agents.tools import web_search as module
 from modelworks.agents.tools.web_search import Hit, engine, web_search
 from modelworks.core.errors import ConfigError
@@ -66,7 +67,8 @@ def test_searxng_is_asked_at_the_users_own_address(site: web.Site) -> None:
         Hit("Other", "https://example.org/", ""),
     ]
     tool = web_search(search, count=1)
-    assert tool.run(query="kettle warranty") == "1. Kettle & warranty\nhttps://example.com/kettle\nLasts three years."
+    text = "1. Kettle & warranty\nhttps://example.com/kettle\nLasts three years."
+    assert tool.run(query="kettle warranty") == Result(text, frozenset({"https://example.com/kettle"}))
     assert tool.effects == {"network"}
 
 
@@ -104,7 +106,7 @@ def test_an_engine_that_does_not_answer_is_said(site: web.Site, status: int, bod
 @pytest.mark.parametrize("found", [{}, {"results": None}, {"results": []}])
 def test_nothing_found_is_said(site: web.Site, found: Any) -> None:
     site.page("/search?q=x&format=json", json.dumps(found))
-    assert web_search(engine(f"searxng:{site.url}")).run(query="x") == "nothing was found"
+    assert web_search(engine(f"searxng:{site.url}")).run(query="x").content == "nothing was found"
     with pytest.raises(NetError, match="empty"):
         web_search(engine(f"searxng:{site.url}")).run(query=" ")
 

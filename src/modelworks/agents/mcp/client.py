@@ -18,7 +18,7 @@ from concurrent.futures import CancelledError, Future, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import anyio
 import httpx2
@@ -37,6 +37,7 @@ Admit = Callable[[str, Mapping[str, Any]], bool]
 Definition = Mapping[str, Any]
 Value = TypeVar("Value")
 
+_CHANGED: Final = "its definition is another one than was approved; approve it anew to use it"
 _PAGES: Final = 100
 _STEP: Final = 0.1
 """Seconds between looks at a call that waits: an exception thrown into the thread, as a halt is, arrives at one."""
@@ -93,6 +94,21 @@ class Server:
                 raise ConfigError(f"MCP server {self.name}: no effect is called {min(unknown)!r}")
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A tool as a server tells of it now, and what is made of that."""
+
+    name: str
+    """The server's for it."""
+    told: Definition
+    digest: str
+    state: Literal["approved", "new", "changed", "unusable"]
+    tool: Tool | None
+    """None where it is unusable."""
+    why: str = ""
+    """Why it may not be used, where it may not."""
+
+
 class McpServer:
     """A server in use, as a context manager. `tools` and calls may come from any threads."""
 
@@ -142,26 +158,30 @@ class McpServer:
             live.end()
         self._stack.close()
 
-    def tools(self) -> list[Tool]:
-        """The server's tools that may be used; `refused` says why others may not. Raises `McpError`."""
+    def look(self) -> list[Seen]:
+        """All tools that the server tells of now, taken or not; nothing is pinned by looking. Raises `McpError`."""
         live = self._connected()
         listed = live.wait(live.definitions, self.server.seconds)
+        return [self._seen(name, told) for name, told in listed.items()]
+
+    def tools(self) -> list[Tool]:
+        """The server's tools that may be used; `refused` says why others may not. Raises `McpError`."""
         new: dict[str, str] = {}
         made: dict[str, Tool] = {}
-        for name, told in listed.items():
-            try:
-                hashed = self._looked_at(name, told)
-                tool = self._tool(name, told)
-            except (ConfigError, McpError, ValueError) as error:
-                self.refused[name] = str(error)
+        for seen in self.look():
+            why = seen.why
+            if seen.state == "new" and self._admit is not None and not self._admit(self.server.name, seen.told):
+                why = "it is new and was not admitted"
+            if seen.tool is not None and seen.tool.name in made:
+                why = f"it would be called {seen.tool.name}, as another tool is"
+            if why or seen.tool is None:
+                self.refused[seen.name] = why
                 continue
-            if tool.name in made:
-                self.refused[name] = f"it would be called {tool.name}, as another tool is"
-                continue
-            self.refused.pop(name, None)
-            new[name] = hashed
-            made[tool.name] = tool
-        self._pins.put(self.server.name, {name: hashed for name, hashed in new.items() if self._pinned(name) is None})
+            self.refused.pop(seen.name, None)
+            made[seen.tool.name] = seen.tool
+            if seen.state == "new":
+                new[seen.name] = seen.digest
+        self._pins.put(self.server.name, new)
         return list(made.values())
 
     def approve(self, *names: str) -> None:
@@ -177,18 +197,18 @@ class McpServer:
 
     # --- what is believed ---------------------------------------------------------------------------------------------
 
-    def _pinned(self, name: str) -> str | None:
-        return self._pins.get(self.server.name, name)
-
-    def _looked_at(self, name: str, told: Definition) -> str:
-        """The hash of a definition that may be used; raises `McpError` for one that may not."""
-        hashed = definition.digest(told)
-        pinned = self._pinned(name)
-        if pinned is None and self._admit is not None and not self._admit(self.server.name, told):
-            raise McpError("it is new and was not admitted")
-        if pinned not in (None, hashed):
-            raise McpError("its definition is another one than was approved; approve it anew to use it")
-        return hashed
+    def _seen(self, name: str, told: Definition) -> Seen:
+        try:
+            hashed = definition.digest(told)
+            tool = self._tool(name, told)
+        except (ConfigError, ValueError) as error:
+            return Seen(name, told, "", "unusable", None, str(error))
+        pinned = self._pins.get(self.server.name, name)
+        if pinned is None:
+            return Seen(name, told, hashed, "new", tool)
+        if pinned != hashed:
+            return Seen(name, told, hashed, "changed", tool, _CHANGED)
+        return Seen(name, told, hashed, "approved", tool)
 
     def _tool(self, name: str, told: Definition) -> Tool:
         configured = self.server.tools.get(name, self.server.effects)
@@ -220,8 +240,8 @@ class McpServer:
         listed = await live.definitions()
         if name not in listed:
             raise McpError(f"MCP server {self.server.name} has no tool {name!r} any more")
-        if self._pinned(name) != definition.digest(listed[name]):
-            self.refused[name] = "the server changed its definition; approve it anew to use it"
+        if self._pins.get(self.server.name, name) != definition.digest(listed[name]):
+            self.refused[name] = _CHANGED
             raise McpError(f"{name} is refused: {self.refused[name]}")
         return await live.client.call_tool(name, arguments)
 

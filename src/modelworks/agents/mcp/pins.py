@@ -9,7 +9,12 @@ from pathlib import Path
 from filelock import FileLock
 
 from modelworks.core.errors import ConfigError
-from modelworks.core.paths import atomic_file
+from modelworks.core.paths import atomic_file, cache_dir
+
+
+def default_path() -> Path:
+    """The user's own file of pins."""
+    return cache_dir() / "mcp-pins.json"
 
 
 class Pins:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 from modelworks.agents.net import Access, NetError, Response, request
-from modelworks.agents.tool import Effect, Tool, tool
+from modelworks.agents.tool import Effect, Result, Tool, tool
 from modelworks.core.errors import DocumentError
 from modelworks.data import documents
 from modelworks.data.documents.encoding import decode
@@ -34,7 +34,7 @@ def fetch(access: Access | None = None, *, characters: int = 8000) -> Tool:
     allowed = access or Access()
 
     @tool(name="fetch", effects=["network"], timeout=2 * allowed.seconds)
-    def read(url: str, start: int = 0) -> str:
+    def read(url: str, start: int = 0) -> Result:
         """Read a web page, a PDF or a text at a URL, without its navigation, scripts and pictures.
 
         Args:
@@ -45,7 +45,7 @@ def fetch(access: Access | None = None, *, characters: int = 8000) -> Tool:
         if answer.status >= 400:
             raise NetError(f"{answer.url}: status {answer.status}")
         title, text = readable(answer)
-        return _part(answer.url, title, text, start, characters)
+        return Result(_part(answer.url, title, text, start, characters), frozenset({answer.url}))
 
     return read
 
@@ -57,12 +57,15 @@ def http_request(access: Access | None = None, *, methods: Sequence[Method] = RE
     """
     allowed = access or Access()
 
-    def send(url: str, method: Method = methods[0], headers: Mapping[str, str] | None = None, body: Any = None) -> str:
+    def send(
+        url: str, method: Method = methods[0], headers: Mapping[str, str] | None = None, body: Any = None
+    ) -> Result:
         sent = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         given = dict(headers or {})
         if sent is not None and not any(name.lower() == "content-type" for name in given):
             given["Content-Type"] = "application/json"
-        return _told(request(url, method=method, headers=given, body=sent, access=allowed), characters)
+        answer = request(url, method=method, headers=given, body=sent, access=allowed)
+        return Result(_told(answer, characters), frozenset({answer.url}), error=answer.status >= 400)
 
     effects: set[Effect] = {"network"} if set(methods) <= set(READING) else {"network", "writes"}
     properties: dict[str, Any] = {

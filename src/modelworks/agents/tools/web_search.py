@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import urlencode, urlsplit
 
 from modelworks.agents.net import Access, NetError, request
-from modelworks.agents.tool import Tool, tool
+from modelworks.agents.tool import Result, Tool, tool
 from modelworks.core.errors import ConfigError
 
 BRAVE_KEY: Final = "BRAVE_API_KEY"
@@ -53,7 +53,7 @@ def web_search(search: Engine, *, count: int = 5) -> Tool:
     """A tool that searches the web, and shows at most `count` pages by title, URL and a passage."""
 
     @tool(name="web_search", effects=["network"])
-    def find(query: str) -> str:
+    def find(query: str) -> Result:
         """Search the web; returns titles, URLs and short passages of the best pages.
 
         Args:
@@ -63,7 +63,7 @@ def web_search(search: Engine, *, count: int = 5) -> Tool:
             raise NetError("the query is empty")
         hits = list(search(query, count))[:count]
         told = [f"{number}. {hit.title}\n{hit.url}\n{hit.snippet}".rstrip() for number, hit in enumerate(hits, 1)]
-        return "\n\n".join(told) or "nothing was found"
+        return Result("\n\n".join(told) or "nothing was found", frozenset(hit.url for hit in hits))
 
     return find
 
