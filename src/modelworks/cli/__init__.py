@@ -43,6 +43,7 @@ for name, home, summary in (
         "Have a model revise its answers by written principles, and a judge choose.",
     ),
     ("audit", "audit:audit", "Look for reward hacking in a run, and for what a reward gets wrong."),
+    ("mcp", "mcp:mcp", "Serve tools over the Model Context Protocol, and look at the tools of other servers."),
     ("bench", "bench:bench", "Measure a model's speed and memory, beside llama.cpp and transformers."),
     ("sweep", "sweep:sweep", "Train small models of many sizes, and predict a larger one's loss."),
     ("merge", "merge:merge", "Make a model of a model and its adapters."),
