@@ -126,6 +126,9 @@ def start(kind: Kind, what: Launch) -> Started:
     """Start a command; raises `SandboxError` where it cannot be confined."""
     if not seccomp.is_supported():
         raise SandboxError(f"there is no table of system calls for {platform.machine()}")
+    for path in (*what.read, *what.write):
+        if not Path(path).exists():
+            raise SandboxError(f"{path}: is not there any more")
     uid = _uid(what.write) if os.geteuid() == 0 else None
     stdin = _sealed(what.stdin)
     try:
@@ -189,27 +192,33 @@ def _bubblewrap(what: Launch, uid: int | None, stdin: int) -> Started:
     if uid is not None and folders:
         spec = {"kind": "bubblewrap", "argv": command, "env": env, "uid": uid, "folders": folders, "report": report[1]}
         command, passed = _launcher(spec), [*passed, report[1]]
-    process = _popen(command, env, stdin, passed)
-    for descriptor in (info[1], block[0], filters, report[1]):
-        os.close(descriptor)
     try:
-        root = _child_of(process, info[0], report[0])
-        counted = uid is not None or _kernel() >= _COUNTS_BY_NAMESPACE
-        for name, value in what.bounds.rlimits().items():
-            others = launch.tasks_of(os.getuid()) if name == "RLIMIT_NPROC" and not counted else 0
-            kind = getattr(resource, name)
-            hard = resource.prlimit(root, kind)[1]
-            value = value + others if hard == resource.RLIM_INFINITY else min(value + others, hard)
-            resource.prlimit(root, kind, (value, value))
-        os.write(block[1], b"x")
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
+        process = _popen(command, env, stdin, passed)
+        for descriptor in (info[1], block[0], filters, report[1]):
+            os.close(descriptor)
+        try:
+            root = _child_of(process, info[0], report[0])
+            counted = uid is not None or _kernel() >= _COUNTS_BY_NAMESPACE
+            _limit(root, what.bounds, others=0 if counted else launch.tasks_of(os.getuid()))
+            os.write(block[1], b"x")
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
     finally:
         for descriptor in (info[0], block[1], report[0]):
             os.close(descriptor)
     return Started(process, root, None, what.write)
+
+
+def _limit(process: int, bounds: Bounds, *, others: int) -> None:
+    """Set a process's limits; `others` are processes that count, too."""
+    for name, value in bounds.rlimits().items():
+        kind = getattr(resource, name)
+        value += others if name == "RLIMIT_NPROC" else 0
+        hard = resource.prlimit(process, kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.prlimit(process, kind, (value, value))
 
 
 def _arguments(what: Launch, uid: int | None) -> list[str]:
@@ -297,9 +306,16 @@ def _landlock(what: Launch, uid: int | None, stdin: int) -> Started:
         "report": report[1],
         "alive": alive[0],
     }
-    process = _popen(_launcher(spec), env, stdin, [report[1], alive[0]])
-    os.close(report[1])
-    os.close(alive[0])
+    try:
+        process = _popen(_launcher(spec), env, stdin, [report[1], alive[0]])
+    except BaseException:
+        for descriptor in (report[0], alive[1]):
+            os.close(descriptor)
+        Path(scratch).rmdir()
+        raise
+    finally:
+        for descriptor in (report[1], alive[0]):
+            os.close(descriptor)
     started = Started(process, process.pid, alive[1], [*what.write, scratch])
     with os.fdopen(report[0], "rb") as file:  # ends when the command begins
         said = file.read()

@@ -76,12 +76,13 @@ def checked(result: int, what: str) -> int:
 def bubblewrap(spec: Mapping[str, Any]) -> None:
     checked(_LIBC.unshare(_CLONE_NEWNS), "cannot have mounts of its own")
     checked(_LIBC.mount(b"none", b"/", None, _MS_REC_PRIVATE, None), "cannot make its mounts private")
-    folders = [folder for folder in spec["folders"] if os.stat(folder).st_uid != spec["uid"]]
-    if folders:
-        namespace = owners(spec["uid"])
-        for folder in folders:
-            own(folder, namespace, spec)
-        os.close(namespace)
+    namespace: int | None = None
+    owned: list[str] = []
+    for folder in sorted(spec["folders"]):
+        if os.stat(folder).st_uid != spec["uid"] and not folder.startswith(tuple(owned)):
+            namespace = namespace or owners(spec["uid"])
+            own(folder, namespace)
+            owned.append(folder + "/")
     os.execve(spec["argv"][0], spec["argv"], spec["env"])
 
 
@@ -110,7 +111,7 @@ def owners(uid: int) -> int:
         os.waitpid(child, 0)
 
 
-def own(folder: str, namespace: int, spec: Mapping[str, Any]) -> None:
+def own(folder: str, namespace: int) -> None:
     """Mount a folder over itself with its owners mapped."""
     path = os.fsencode(folder)
     tree = checked(_LIBC.syscall(_OPEN_TREE, _AT_FDCWD, path, _OPEN_TREE_CLONE), f"{folder}: cannot be mounted")

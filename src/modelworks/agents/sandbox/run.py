@@ -26,7 +26,8 @@ class Sandbox:
         bounds: Bounds | None = None,
         kind: Kind | None = None,
     ) -> None:
-        """`read` and `write` are folders (or files) that commands see under their own paths, links resolved.
+        """`read` and `write` are folders (or files) that commands see under their own paths, links resolved. What is in
+        one that may be written may be written.
 
         Raises `SandboxError` where no kind of confinement works here (or not the one asked for), with the reasons, and
         for a folder that does not exist or would show too much.
@@ -38,8 +39,8 @@ class Sandbox:
         if kind is not None and found.reasons[kind]:
             raise SandboxError(f"{kind} does not work here: {found.reasons[kind]}")
         self.kind: Kind = kind or found.kind or "bubblewrap"
-        self.read = [_folder(path) for path in read]
         self.write = [_folder(path) for path in write]
+        self.read = [folder for path in read if not _is_within(folder := _folder(path), self.write)]
         self.bounds = bounds or Bounds()
 
     def run(
@@ -67,6 +68,10 @@ class Sandbox:
         if self.kind == "bubblewrap" and result.status == 1 and said.startswith("bwrap: ") and "execvp" not in said:
             raise SandboxError(" ".join(said.split())[:500])  # it never came to the command
         return result
+
+
+def _is_within(path: str, folders: Iterable[str]) -> bool:
+    return any(Path(path).is_relative_to(folder) for folder in folders)
 
 
 def _folder(path: str | os.PathLike[str]) -> str:

@@ -67,6 +67,8 @@ _DENIED: Final[_Numbers] = {
     "mbind": (237, 235),
     "set_mempolicy": (238, 237),
     "set_mempolicy_home_node": (450, 450),
+    # other programs, also those that listen at a file of a folder that may only be read; pairs are allowed
+    "socket": (41, 198),
     # the machine
     "kexec_load": (246, 104),
     "kexec_file_load": (320, 294),
@@ -94,7 +96,6 @@ _DENIED_BY_ARGUMENT: Final[_Numbers] = {
     "personality": (135, 92),
     "clone": (56, 220),
     "clone3": (435, 435),
-    "socket": (41, 198),
     "socketpair": (53, 199),
     "ioctl": (16, 29),
     "chmod": (90, None),
@@ -142,6 +143,7 @@ _SIGNALS: Final[_Numbers] = {
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
+    "fcntl": (72, 25),
 }
 _OF_PROCESSES: Final[_Numbers] = {
     "prlimit64": (302, 261),
@@ -163,6 +165,7 @@ _SETUID_SETGID: Final = 0o6000
 _O_CREAT: Final = 0o100
 _O_TMPFILE: Final = 0o20000000
 _AF_UNIX: Final = 1
+_F_SETOWN, _F_SETOWN_EX, _FIOSETOWN, _SIOCSPGRP = 8, 15, 0x8901, 0x8902
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # type on the terminal, as if the user had
 
 _Test: TypeAlias = tuple[int, Literal["has", "is", "is not"], int]
@@ -183,7 +186,7 @@ _EVERYWHERE: Final = (
     _Rule(["clone"], ((0, "has", _NAMESPACES),)),
     # Their flags are behind pointers, which no filter follows: C libraries go on with clone and openat.
     _Rule(["clone3", "openat2"], errno=ENOSYS),
-    _Rule(["socket", "socketpair"], ((0, "is not", _AF_UNIX),)),
+    _Rule(["socketpair"], ((0, "is not", _AF_UNIX),)),
     _Rule(["ioctl"], ((1, "is", _TIOCSTI),)),
     _Rule(["ioctl"], ((1, "is", _TIOCLINUX),)),
     _Rule(["personality"], ((0, "is not", 0), (0, "is not", 0xFFFF_FFFF))),  # the usual one, and asking for it
@@ -199,7 +202,6 @@ _WITHOUT_NAMESPACES: Final = (
     # Landlock does not ask who may change modes, owners, attributes and times, even of what may only be read.
     _Rule([*_METADATA, "chmod", "fchmod", "fchmodat", "fchmodat2"], errno=0),
     _Rule(_SHARED.keys()),
-    _Rule(["socket"]),
     _Rule(["ioprio_set"]),
     _Rule(["prlimit64", "setpriority", "sched_setaffinity", "sched_setscheduler"], ((0, "is not", 0),)),
     _Rule(["sched_setparam", "sched_setattr"], ((0, "is not", 0),)),
@@ -207,7 +209,12 @@ _WITHOUT_NAMESPACES: Final = (
 )
 _WITHOUT_SCOPES: Final = (
     _Rule(["kill"], ((0, "is not", 0),)),  # its own process group is all that it may signal
-    _Rule(_SIGNALS.keys() - {"kill"}),
+    _Rule(_SIGNALS.keys() - {"kill", "fcntl"}),
+    # Who gets the signals of a descriptor: of any number, and not only when there is something to read.
+    _Rule(["fcntl"], ((1, "is", _F_SETOWN),)),
+    _Rule(["fcntl"], ((1, "is", _F_SETOWN_EX),)),
+    _Rule(["ioctl"], ((1, "is", _FIOSETOWN),)),
+    _Rule(["ioctl"], ((1, "is", _SIOCSPGRP),)),
 )
 
 

@@ -195,7 +195,10 @@ class _Disk:
 
     @staticmethod
     def _used(folder: str) -> tuple[int, int]:
-        found = os.statvfs(folder)
+        try:
+            found = os.statvfs(folder)
+        except FileNotFoundError:  # the temporary folder goes with the command
+            return 0, 0
         return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_files - found.f_ffree
 
 
