@@ -22,6 +22,8 @@ class Place:
     """Whether they may also change them."""
     data: str | os.PathLike[str] | None = None
     """An SQLite database, a CSV file, or a folder of CSV files."""
+    search: str = ""
+    """The engine that searches the web: `searxng:URL` or `brave`."""
 
     def folder(self, tool: str) -> Path:
         """The workspace; raises `ConfigError`, naming the tool that needs one, where none is given."""
@@ -65,12 +67,35 @@ def _sql(place: Place) -> list[Tool]:
     return [sql(place.data)]
 
 
+def _fetch(place: Place) -> list[Tool]:
+    from modelworks.agents.tools.fetch import fetch
+
+    return [fetch()]
+
+
+def _http_request(place: Place) -> list[Tool]:
+    from modelworks.agents.tools.fetch import EVERY, READING, http_request
+
+    return [http_request(methods=EVERY if place.write else READING)]
+
+
+def _web_search(place: Place) -> list[Tool]:
+    from modelworks.agents.tools.web_search import engine, web_search
+
+    if not place.search:
+        raise ConfigError("tool web_search: needs a search engine, searxng:URL or brave")
+    return [web_search(engine(place.search))]
+
+
 TOOLS: Final[Mapping[str, Maker]] = {
     "calculator": _calculator,
     "command": _command,
+    "fetch": _fetch,
     "files": _files,
+    "http_request": _http_request,
     "python": _python,
     "sql": _sql,
+    "web_search": _web_search,
 }
 """Each loads its module when it is made."""
 
