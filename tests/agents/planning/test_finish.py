@@ -41,6 +41,20 @@ def test_a_finish_that_is_no_call_is_taken_as_it_stands(scripted):
     assert said(scripted, ("finish", '{"answer": [4]}')).text == "[4]"
 
 
+def test_half_a_call_is_no_answer(scripted):
+    half = Reply('<tool_call>{"name": "finish", "argu', (), 10, 5, cut=True)
+    assert Finishing(scripted(half)).reply(ASK, [SEARCH]).text == ""
+
+
+def test_it_cannot_finish_before_it_has_looked(scripted, watched):
+    model = watched(scripted(*[Reply("", (ToolCall("search", "{}"),))] * 3))
+    deciding = Finishing(model, least=1)
+    earlier = [*ASK, {"role": "tool", "content": "of an earlier task", "tool_call_id": "1"}]
+    for messages, finishes in ((ASK, False), ([*earlier, *ASK], False), ([*earlier, *ASK, earlier[-1]], True)):
+        deciding.reply(messages, [SEARCH])
+        assert ("finish" in [tool.name for tool in model.tools]) == finishes
+
+
 def test_without_tools_it_is_asked_as_it_is(scripted, watched):
     model = watched(scripted(Reply("4")))
     assert Finishing(model).reply(ASK).text == "4"

@@ -31,11 +31,12 @@ _FINISH: Final = form(
 class Finishing:
     """A `ChatModel` that can only call the tools or `finish`, which gives the answer: under a grammar where it has one.
 
-    Without tools it is asked as it is.
+    Until `least` calls have brought something it cannot finish: what finishes at once has looked at nothing. Without
+    tools it is asked as it is.
     """
 
-    def __init__(self, model: ChatModel) -> None:
-        self._model = model
+    def __init__(self, model: ChatModel, *, least: int = 0) -> None:
+        self._model, self._least = model, least
 
     @property
     def name(self) -> str:
@@ -46,7 +47,7 @@ class Finishing:
         return self._model.context_length
 
     def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
-        return self._model.count(messages, [*tools, _FINISH] if tools else ())
+        return self._model.count(messages, self._offered(messages, tools))
 
     def reply(
         self,
@@ -59,11 +60,19 @@ class Finishing:
     ) -> Reply:
         if not tools or choice == "none":
             return self._model.reply(messages, choice=choice, max_tokens=max_tokens, halt=halt)
-        reply = self._model.reply(messages, [*tools, _FINISH], choice="required", max_tokens=max_tokens, halt=halt)
+        offered = self._offered(messages, tools)
+        reply = self._model.reply(messages, offered, choice="required", max_tokens=max_tokens, halt=halt)
+        if reply.cut and not reply.calls:
+            return replace(reply, text="")  # half a call is no answer
         calls = tuple(call for call in reply.calls if call.name != _FINISH.name)
         if calls or not reply.calls:  # an answer beside calls cannot know what they bring
             return replace(reply, calls=calls)
         return replace(reply, text=_answer(reply.calls[0].arguments), calls=())
+
+    def _offered(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Tool]:
+        asked = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=-1)
+        brought = sum(message["role"] == "tool" for message in messages[asked + 1 :])
+        return [*tools, _FINISH] if tools and brought >= self._least else list(tools)
 
 
 def _answer(arguments: str) -> str:
