@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from modelworks.agents.model import Halted, Reply
+from modelworks.agents.tool import Tool, tool
 from modelworks.text.tool_calls import ToolCall
 
 
@@ -46,3 +47,17 @@ def scripted() -> Callable[..., ScriptedModel]:
 def calls() -> Callable[..., Reply]:
     """A reply that calls: `calls(("name", '{"a": 1}'), ..., text="because")`."""
     return lambda *made, text="": Reply(text, tuple(ToolCall(*each) for each in made), 10, 5)
+
+
+@pytest.fixture
+def put() -> tuple[Tool, list[str]]:
+    """A tool that keeps texts, and what it has kept."""
+
+    @tool(effects=["writes"], isolated=False, trusted=True)
+    def put(text: str) -> str:
+        """Keep a text."""
+        kept.append(text)
+        return "kept"
+
+    kept: list[str] = []
+    return put, kept

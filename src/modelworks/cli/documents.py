@@ -281,6 +281,14 @@ def _collection(folder: Path, store: Path | None, *, existing: bool = False) -> 
 
 
 @contextmanager
+def opened(folder: Path, *, wait: float = 10.0) -> Iterator[Collection]:
+    """The folder's collection, its index brought up to date."""
+    with _collection(folder, None) as collection:
+        _bring_up_to_date(collection, folder, wait)
+        yield collection
+
+
+@contextmanager
 def _named(folder: Path, names: tuple[str, ...], store: Path | None) -> Iterator[Collection]:
     """The folder's collection, for a verb that needs the names of documents."""
     if not names:

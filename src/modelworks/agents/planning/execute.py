@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from modelworks.agents.halt import Halt
-from modelworks.agents.loop import Agent, AgentError, Run
+from modelworks.agents.loop import Agent, AgentError
 from modelworks.agents.model import ChatModel, Halted
 from modelworks.agents.planning.plan import Plan, PlanStep, write_plan
+from modelworks.agents.run import Run
 from modelworks.agents.steps import Answer
 from modelworks.core.errors import ModelworksError
 

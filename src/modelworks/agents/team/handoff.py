@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from modelworks.agents.halt import Halt
-from modelworks.agents.loop import Agent, current
+from modelworks.agents.loop import Agent
 from modelworks.agents.model import ChatModel, Choice, Message, Reply
+from modelworks.agents.run import current
 from modelworks.agents.steps import Answer
 from modelworks.agents.tool import Result, Tool
 from modelworks.core.errors import ConfigError, ModelworksError
