@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from modelworks.agents.tool import Result, Tool, canonical
 from modelworks.cli.serve import KEY_VARIABLE, Port, Several
 from modelworks.cli.terminal import Flag, note, stdout
 from modelworks.core.errors import ConfigError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from modelworks.agents.mcp.client import Server
-    from modelworks.agents.tool import Tool
 
 mcp = App(name="mcp", help="Serve tools over the Model Context Protocol, and look at the tools of other servers.")
 Names = Annotated[tuple[str, ...], Parameter(show_default=False, consume_multiple=True)]
@@ -122,7 +122,6 @@ def tools(
     from modelworks.agents.mcp.client import McpServer
     from modelworks.agents.mcp.definition import visible
     from modelworks.agents.mcp.pins import Pins, default_path
-    from modelworks.agents.tool import canonical
 
     out = stdout()
     with McpServer(_server(name, command), Pins(pins or default_path())) as server:
@@ -187,13 +186,15 @@ def _http(
 
 
 def _documents(folder: Path, store: Path | None) -> Tool:
-    from modelworks.agents.tool import Result, tool
+    """A tool that searches a folder; the index is brought up to date meanwhile, and what it has is searched."""
+    from modelworks.agents.tool import tool
     from modelworks.cli.documents import check_folder, default_store
     from modelworks.retrieval.collection import Collection
+    from modelworks.serve.documents import Documents
 
     check_folder(folder)
     collection = Collection(store or default_store(folder))
-    collection.sync(folder.expanduser())
+    Documents(folder.expanduser(), collection).sync()
 
     @tool(effects=["reads"], isolated=False)
     def search_documents(query: str) -> Result:
