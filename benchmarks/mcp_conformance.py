@@ -6,8 +6,8 @@ The suite plays a client against `support/mcp_server.py`, and servers against `s
 server with handlers of the SDK for what modelworks does not have, the second our client, with the SDK's authorisation
 where a server asks for it; the notes say of each scenario how many checks passed, and which sides they are about. A
 scenario holds where none of its checks fails and at least one is made or warned of. Scenarios of drafts, of extensions
-and of the version 2025-03-26 alone run with `--all` and are counted apart: a client need not know the first two, and the
-SDK refuses what one of the last asks for (metadata of an authorisation server that names another issuer).
+and of the version 2025-03-26 alone run with `--all` and are counted apart. A client need not know the first two, and
+the SDK refuses what one of the last asks for (metadata of an authorisation server that names another issuer).
 
 `make bench NAME=mcp-conformance` sets up Node in `.venv-bench-mcp-conformance`, and the suite within it, once.
 """

@@ -13,6 +13,7 @@ from modelworks.agents.journal import Journal
 from modelworks.agents.limits import Limits
 from modelworks.agents.loop import Agent
 from modelworks.agents.model import ModelError, Reply
+from modelworks.agents.run import current
 from modelworks.agents.steps import Answer, Call, Observation, Stop, Thought
 from modelworks.agents.tool import Result, tool
 
@@ -331,3 +332,8 @@ def test_a_call_that_was_interrupted_is_made_again_only_where_that_does_no_harm(
         assert made == [0]
         assert asked[0].why == "it was interrupted while it ran: it may have taken effect already"
         assert "it was done" in model.asked[0][0][-1]["content"]
+
+
+def test_only_a_tool_at_work_has_a_run() -> None:
+    with pytest.raises(LookupError, match="no agent's loop"):
+        current()

@@ -17,7 +17,7 @@ from modelworks.agents.approval import Approve, Policy
 from modelworks.agents.journal import Journal, new_id
 from modelworks.agents.limits import Limits
 from modelworks.agents.model import ChatModel
-from modelworks.agents.run import ASK_USER, Memory, Run, place
+from modelworks.agents.run import ASK_USER, Memory, Run, current
 from modelworks.agents.steps import Answer
 from modelworks.agents.tool import Result, Tool
 from modelworks.core.errors import ConfigError, ModelworksError
@@ -117,9 +117,8 @@ class Agent:
         )
 
     def _delegated(self, task: str) -> Result:
-        here = place.get()
-        assert here is not None, "a sub-agent is run by an agent's loop"
-        run = self.under(here.run, task, here.call)
+        parent, call = current()
+        run = self.under(parent, task, call)
         for _ in run:
             pass
         assert run.end is not None

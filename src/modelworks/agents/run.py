@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from modelworks.agents import approval
@@ -52,7 +52,7 @@ ASK_USER: Final = Tool(
 class Memory(Protocol):
     """What the loop needs of a memory."""
 
-    def messages(self, messages: Sequence[Message], budget: int, count: Any) -> list[dict[str, Any]]:
+    def messages(self, messages: Sequence[Message], budget: int, count: Any) -> Sequence[Message]:
         """As much of a dialogue as fits a budget of tokens, which `count` counts."""
 
     def recall(self, task: str) -> Result | None:
@@ -62,16 +62,18 @@ class Memory(Protocol):
         """Keep what came of a run."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where in a run a tool is at work: what sub-agents need to know."""
-
-    run: Run
-    call: str
+_current: ContextVar[tuple[Run, str] | None] = ContextVar("current", default=None)
 
 
-place: ContextVar[Place | None] = ContextVar("place", default=None)
-"""Set in the thread of a tool that is not isolated."""
+def current() -> tuple[Run, str]:
+    """The run in which the tool that asks is at work, and its call's id; for tools that are not isolated.
+
+    Raises LookupError outside of a run.
+    """
+    found = _current.get()
+    if found is None:
+        raise LookupError("no agent's loop has called this")
+    return found
 
 
 class Run:
@@ -225,7 +227,7 @@ class Run:
         elif self._state.empty_replies > _MOST_EMPTY:
             self._finish(Stop("failed", f"{model.name} wrote nothing, {self._state.empty_replies} times"))
 
-    def _fitted(self, tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    def _fitted(self, tools: Sequence[Tool]) -> Sequence[Message]:
         """The dialogue, as much of it as the model has room for."""
         messages, model = self._state.messages(), self.agent.model
         if self.agent.memory is None:
@@ -390,11 +392,11 @@ class Run:
             return
         digest = call_digest(tool, call.arguments)
         self._add("intent", {"call": call.id, "tool": tool.name, "digest": digest})
-        token = place.set(Place(self, call.id))
+        token = _current.set((self, call.id))
         try:
             outcome = execute(tool, call.arguments, self.halted, timeout=self._state.meter.seconds_left)
         finally:
-            place.reset(token)
+            _current.reset(token)
         self._result(
             call,
             outcome.content,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from modelworks.agents.tool import Result, Tool, canonical
+from modelworks.cli.documents import documents_tool
 from modelworks.cli.serve import KEY_VARIABLE, Port, Several
 from modelworks.cli.terminal import Flag, note, stdout
 from modelworks.core.errors import ConfigError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from modelworks.agents.mcp.client import Server
+    from modelworks.agents.tool import Tool
 
 mcp = App(name="mcp", help="Serve tools over the Model Context Protocol, and look at the tools of other servers.")
 Names = Annotated[tuple[str, ...], Parameter(show_default=False, consume_multiple=True)]
@@ -33,6 +35,8 @@ def serve(
     tools: Names = (),
     docs: Path | None = None,
     store: Path | None = None,
+    workspace: Path | None = None,
+    data: Path | None = None,
     search: str = "",
     allow: Names = (),
     http: Flag = False,
@@ -53,6 +57,10 @@ def serve(
         A folder of documents, served as a tool that searches it.
     store
         The folder of the documents' index, where it is not to be in the cache.
+    workspace
+        The folder of the tools files, python and command.
+    data
+        What the tool sql reads: an SQLite database, a CSV file, or a folder of them.
     search
         The engine of the tool web_search: searxng:URL or brave.
     allow
@@ -75,27 +83,27 @@ def serve(
     from modelworks.agents.tools import Place, make
 
     effects: Any = (*READING, *allow)
-    given = make(tools, Place(search=search))
-    if docs is not None:
-        given.append(_documents(docs, store))
-    if not given:
-        raise ConfigError("there is nothing to serve: name --tools, or a folder of documents with --docs")
-    server = make_server(given, effects)
-    withheld = [tool for tool in given if tool not in offered([tool], effects)]
-    if not http:
-        _note_withheld(withheld, effects)
-        anyio.run(serve_stdio, server)
-        return
-    bound, app = _http(server, host, port, api_key, allow_host)
-    from modelworks.serve import server as serving
+    with ExitStack() as stack:
+        given = make(tools, Place(workspace, "writes" in allow, data, search))
+        if docs is not None:
+            given.append(stack.enter_context(documents_tool(docs, store)))
+        if not given:
+            raise ConfigError("there is nothing to serve: name --tools, or a folder of documents with --docs")
+        server = make_server(given, effects)
+        withheld = [tool for tool in given if tool not in offered([tool], effects)]
+        if not http:
+            _note_withheld(withheld, effects)
+            anyio.run(serve_stdio, server)
+            return
+        bound, app = _http(server, host, port, api_key, allow_host)
+        from modelworks.serve import server as serving
 
-    _note_withheld(withheld, effects)
-    try:
-        serving.make_server(
-            app, shutdown_seconds=1, on_start=lambda: print(f"serving tools at {serving.url(bound)}/mcp", flush=True)
-        ).run([bound])
-    except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful end
-        return
+        _note_withheld(withheld, effects)
+        try:
+            told = f"serving tools at {serving.url(bound)}/mcp"
+            serving.make_server(app, shutdown_seconds=1, on_start=lambda: print(told, flush=True)).run([bound])
+        except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful end
+            return
 
 
 @mcp.command
@@ -122,6 +130,7 @@ def tools(
     from modelworks.agents.mcp.client import McpServer
     from modelworks.agents.mcp.definition import visible
     from modelworks.agents.mcp.pins import Pins, default_path
+    from modelworks.agents.tool import canonical
 
     out = stdout()
     with McpServer(_server(name, command), Pins(pins or default_path())) as server:
@@ -140,6 +149,19 @@ def tools(
                 out.print(f"    {escaped(line)}", soft_wrap=True)
     if any(seen.state in ("new", "changed") for seen in found):
         note(f"to take them as they are: modelworks mcp tools --name {name} --approve -- {shlex.join(command)}")
+
+
+def opened(name: str, where: str, stack: ExitStack) -> list[Tool]:
+    """The tools of a server that may be used, until the stack is closed; others are told of. Raises `McpError`."""
+    _check_installed()
+    from modelworks.agents.mcp.client import McpServer
+    from modelworks.agents.mcp.pins import Pins, default_path
+
+    server = stack.enter_context(McpServer(_server(name, tuple(shlex.split(where))), Pins(default_path())))
+    found = server.tools()
+    for tool, why in server.refused.items():
+        note(f"{name}: {tool} is not used: {why}")
+    return found
 
 
 def _server(name: str, command: tuple[str, ...]) -> Server:
@@ -183,28 +205,3 @@ def _http(
     hosts = (*LOOPBACK, host.lower(), *(each.lower() for each in allow_host))
     offering = Offering(server, api_keys=keys, hosts=hosts, any_address=not serving.is_loopback(host))
     return serving.bind(host, port), create_mcp_app(offering)
-
-
-def _documents(folder: Path, store: Path | None) -> Tool:
-    """A tool that searches a folder; the index is brought up to date meanwhile, and what it has is searched."""
-    from modelworks.agents.tool import tool
-    from modelworks.cli.documents import check_folder, default_store
-    from modelworks.retrieval.collection import Collection
-    from modelworks.serve.documents import Documents
-
-    check_folder(folder)
-    collection = Collection(store or default_store(folder))
-    Documents(folder.expanduser(), collection).sync()
-
-    @tool(effects=["reads"], isolated=False)
-    def search_documents(query: str) -> Result:
-        """Search the user's documents; returns the best passages, each with its file and page.
-
-        Args:
-            query: What to look for: a question or a few words.
-        """
-        hits = collection.search(query, 4)
-        told = [f"{hit.document}, page {hit.page}\n{hit.text}" for hit in hits]
-        return Result("\n\n".join(told) or "nothing was found", frozenset(hit.document for hit in hits))
-
-    return search_documents

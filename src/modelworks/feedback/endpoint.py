@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import math
-import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from modelworks.core.errors import ConfigError, ModelworksError
+from modelworks.core.errors import ModelworksError
+from modelworks.core.http import Endpoint, PostError
 from modelworks.feedback.judge import Comparison, Labels, Verdict, asked, chunks
 from modelworks.feedback.scores import Messages
 
+_PATH = "chat/completions"
 _TOP = 20  # as many as OpenAI's API reports
-_PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
-_LONGEST_WAIT = 30.0
 
 
 class JudgeError(ModelworksError):
@@ -48,13 +42,9 @@ class EndpointJudge:
         streams: int = 4,
         wait: float = 1.0,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{url!r} is no URL of a judge; it begins with http:// or https://")
-        if key and not os.environ.get(key):
-            raise ConfigError(f"the environment variable {key}, which is to hold the judge's key, is not set")
-        self._url, self._model, self._labels = f"{url.rstrip('/')}/chat/completions", model, labels
-        self._key = os.environ.get(key, "") if key else ""
-        self._timeout, self._tries, self._streams, self._wait = timeout, tries, streams, wait
+        self._endpoint = Endpoint(url, key=key, timeout=timeout, tries=tries, wait=wait, whose="judge")
+        self._url, self._model, self._labels = f"{self._endpoint.url}/{_PATH}", model, labels
+        self._streams = streams
 
     def __call__(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         with ThreadPoolExecutor(self._streams) as pool:
@@ -97,30 +87,8 @@ class EndpointJudge:
         return first, second
 
     def _post(self, body: Mapping[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
-        for attempt in range(1, self._tries + 1):
-            try:
-                with urllib.request.urlopen(request, timeout=self._timeout) as reply:
-                    return json.load(reply)
-            except urllib.error.HTTPError as error:
-                reason, passing = _told(error), error.code in _PASSING
-            except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-                reason, passing = str(getattr(error, "reason", error) or type(error).__name__), True
-            except ValueError as error:
-                reason, passing = f"its answer is not JSON: {error}", False
-            if not passing:
-                break
-            if attempt < self._tries:
-                time.sleep(min(self._wait * 2 ** (attempt - 1), _LONGEST_WAIT))
-        times = f" after {attempt} tries" if attempt > 1 else ""
-        raise JudgeError(f"{self._url}: no verdict{times}: {reason}")
-
-
-def _told(error: urllib.error.HTTPError) -> str:
-    """The status, and what the server says of it."""
-    try:
-        said = json.loads(error.read(10_000))["error"]
-        return f"{error.code} {said['message'] if isinstance(said, dict) else said}"
-    except (ValueError, KeyError, TypeError, OSError):
-        return f"{error.code} {error.reason}"
+        try:
+            return self._endpoint.post(_PATH, body)
+        except PostError as error:
+            times = f" after {error.tries} tries" if error.tries > 1 else ""
+            raise JudgeError(f"{self._url}: no verdict{times}: {error.reason}") from error

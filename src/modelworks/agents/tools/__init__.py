@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from modelworks.agents.tool import Tool
@@ -14,13 +16,55 @@ from modelworks.core.errors import ConfigError
 class Place:
     """What tools are given to work on."""
 
+    workspace: str | os.PathLike[str] | None = None
+    """The folder whose files they see."""
     write: bool = True
-    """Whether they may also change what they work on."""
+    """Whether they may also change them."""
+    data: str | os.PathLike[str] | None = None
+    """An SQLite database, a CSV file, or a folder of CSV files."""
     search: str = ""
     """The engine that searches the web: `searxng:URL` or `brave`."""
 
+    def folder(self, tool: str) -> Path:
+        """The workspace; raises `ConfigError`, naming the tool that needs one, where none is given."""
+        if self.workspace is None:
+            raise ConfigError(f"tool {tool}: needs a workspace, the folder that it works in")
+        return Path(self.workspace)
+
 
 Maker: TypeAlias = Callable[[Place], list[Tool]]
+
+
+def _calculator(place: Place) -> list[Tool]:
+    from modelworks.agents.tools.calculator import calculator
+
+    return [calculator()]
+
+
+def _files(place: Place) -> list[Tool]:
+    from modelworks.agents.tools.files import files
+
+    return files(place.folder("files"), write=place.write)
+
+
+def _python(place: Place) -> list[Tool]:
+    from modelworks.agents.tools.python import python
+
+    return [python(place.workspace, write=place.write)]
+
+
+def _command(place: Place) -> list[Tool]:
+    from modelworks.agents.tools.command import command
+
+    return [command(place.folder("command"), write=place.write)]
+
+
+def _sql(place: Place) -> list[Tool]:
+    from modelworks.agents.tools.sql import sql
+
+    if place.data is None:
+        raise ConfigError("tool sql: needs data, an SQLite database, a CSV file or a folder of CSV files")
+    return [sql(place.data)]
 
 
 def _fetch(place: Place) -> list[Tool]:
@@ -44,8 +88,13 @@ def _web_search(place: Place) -> list[Tool]:
 
 
 TOOLS: Final[Mapping[str, Maker]] = {
+    "calculator": _calculator,
+    "command": _command,
     "fetch": _fetch,
+    "files": _files,
     "http_request": _http_request,
+    "python": _python,
+    "sql": _sql,
     "web_search": _web_search,
 }
 """Each loads its module when it is made."""
