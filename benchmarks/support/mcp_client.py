@@ -84,7 +84,10 @@ def authorised(url: str, scenario: str, context: dict[str, Any]) -> httpx2.Auth 
     known = None
     if "client_id" in context:
         known = OAuthClientInformationFull(
-            client_id=context["client_id"], client_secret=context.get("client_secret"), redirect_uris=[AnyUrl(REDIRECT)]
+            client_id=context["client_id"],
+            client_secret=context.get("client_secret"),
+            token_endpoint_auth_method="client_secret_basic",
+            redirect_uris=[AnyUrl(REDIRECT)],
         )
     browser = Browser()
     return OAuthClientProvider(

@@ -199,3 +199,11 @@ def test_whatever_comes_out_satisfies_the_schema(arguments: dict[str, Any]) -> N
     if found is not None:
         jsonschema.validate(found, SCHEMA)
         assert checked(SCHEMA, found) == found
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "http://127.0.0.1:9/schema.json", "other.json"])
+def test_a_reference_to_another_place_is_not_followed(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """jsonschema opens such a reference by itself, with urllib, where it is given no registry."""
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(ConfigError, match="which is not in it"):
+        checked({"type": "object", "properties": {"a": {"$ref": place}}}, {"a": 1})

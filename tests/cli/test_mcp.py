@@ -23,7 +23,9 @@ def test_tools_are_served_over_standard_streams_by_their_effects() -> None:
     with McpServer(Server("own", command, seconds=60)) as connected:
         assert connected.tools() == []
     with McpServer(Server("own", (*command, "--allow", "network"), seconds=60)) as connected:
-        assert [each.name for each in connected.tools()] == ["own_fetch"]
+        served = {each.name: each for each in connected.tools()}
+    assert list(served) == ["own_fetch", "own_http_request"]
+    assert served["own_http_request"].parameters["properties"]["method"]["enum"] == ["GET", "HEAD"]  # it may not write
 
 
 @pytest.mark.parametrize(

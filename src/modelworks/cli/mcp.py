@@ -35,6 +35,8 @@ def serve(
     tools: Names = (),
     docs: Path | None = None,
     store: Path | None = None,
+    workspace: Path | None = None,
+    data: Path | None = None,
     search: str = "",
     allow: Names = (),
     http: Flag = False,
@@ -55,6 +57,10 @@ def serve(
         A folder of documents, served as a tool that searches it.
     store
         The folder of the documents' index, where it is not to be in the cache.
+    workspace
+        The folder of the tools files, python and command.
+    data
+        What the tool sql reads: an SQLite database, a CSV file, or a folder of them.
     search
         The engine of the tool web_search: searxng:URL or brave.
     allow
@@ -78,7 +84,7 @@ def serve(
 
     effects: Any = (*READING, *allow)
     with ExitStack() as stack:
-        given = make(tools, Place(search=search))
+        given = make(tools, Place(workspace, "writes" in allow, data, search))
         if docs is not None:
             given.append(stack.enter_context(documents_tool(docs, store)))
         if not given:

@@ -14,7 +14,6 @@ import pytest
 
 pytest.importorskip("mcp", reason="the MCP SDK is not installed")
 
-from modelworks.agents.mcp import transport
 from modelworks.agents.mcp.client import McpError, McpServer, Server
 from modelworks.agents.mcp.pins import Pins
 from modelworks.core.errors import ConfigError
@@ -257,7 +256,3 @@ def test_a_server_that_is_not_open_is_said() -> None:
 def test_a_configuration_that_cannot_be_is_said(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Server(**given)
-
-
-def test_limits_are_what_the_documentation_says() -> None:
-    assert (transport.MESSAGE_BYTES, transport.CALL_BYTES) == (8 << 20, 32 << 20)

@@ -30,3 +30,12 @@ def test_names_are_known_without_loading_the_tools() -> None:
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
     assert "calculator" in TOOLS
+
+
+def test_the_web_is_reached_by_name_only_and_a_search_needs_its_engine() -> None:
+    place = Place(write=False, search="searxng:http://127.0.0.1:8888")
+    found = {each.name: each.effects for each in make(("fetch", "http_request", "web_search"), place)}
+    assert found == dict.fromkeys(("fetch", "http_request", "web_search"), frozenset({"network"}))
+    assert make(("http_request",), Place())[0].effects == {"network", "writes"}
+    with pytest.raises(ConfigError, match="needs a search engine"):
+        make(("web_search",), Place())
