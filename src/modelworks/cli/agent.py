@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from modelworks.cli.documents import documents_tool
 from modelworks.cli.terminal import Flag, Json, check_text, flowing, note, print_json, stdout
 from modelworks.core.errors import ConfigError
 from modelworks.core.log import escaped
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from modelworks.agents.run import Run
     from modelworks.agents.steps import Step
     from modelworks.agents.tool import Tool
-    from modelworks.retrieval.collection import Collection
 
 Several = Annotated[tuple[str, ...], Parameter(show_default=False)]
 Amount = Annotated[int, Parameter(validator=Number(gte=1))]
@@ -67,7 +67,9 @@ class ToolOptions:
     data: Path | None = None
     "An SQLite database, a CSV file or a folder of CSV files, for the tool sql."
     mcp: Several = ()
-    "An MCP server whose tools are added: a command in quotes, or an http(s) URL; several may be given."
+    "NAME=COMMAND or NAME=URL: an MCP server whose tools are added; several may be given."
+    search: str = ""
+    "The engine of the tool web_search: searxng:URL or brave."
 
 
 @Parameter(name="*")
@@ -94,10 +96,11 @@ class RuleOptions:
         from modelworks.agents.tool import EFFECTS
 
         rules: dict[str, Rule] = {}
-        for rule, names in (("always", self.allow), ("never", self.forbid)):
-            for name in _split(names):
-                if rules.setdefault(name, rule) != rule:
-                    raise ConfigError(f"{name} is both allowed and forbidden")
+        allowed, forbidden = _split(self.allow), _split(self.forbid)
+        if both := sorted(set(allowed) & set(forbidden)):
+            raise ConfigError(f"{both[0]} is both allowed and forbidden")
+        rules.update(dict.fromkeys(allowed, "always"))
+        rules.update(dict.fromkeys(forbidden, "never"))
         base = Policy()
         effects = {effect: rules.pop(effect, base.effects[effect]) for effect in EFFECTS}
         return Policy(tools=rules, effects=effects, tainted=self.tainted)
@@ -217,8 +220,8 @@ def _model(options: ModelOptions, stack: ExitStack, *, tools: bool) -> ChatModel
     from modelworks.agents.local import LocalModel
 
     local = stack.enter_context(LocalModel(options.model))
-    is_small = options.mode == "small" or (options.mode == "auto" and local.num_parameters < _SMALL)
-    if not is_small or not tools:
+    weights = sum(weight.numel() for weight in local.engine.model.parameters())
+    if not tools or options.mode == "plain" or (options.mode == "auto" and weights >= _SMALL):
         return local
     from modelworks.agents.small.model import SmallModel
     from modelworks.retrieval.embed import EncoderEmbedder
@@ -229,27 +232,23 @@ def _model(options: ModelOptions, stack: ExitStack, *, tools: bool) -> ChatModel
 def _tools(options: ToolOptions, stack: ExitStack) -> list[Tool]:
     from modelworks.agents.tools import Place, make
 
-    place = Place(workspace=options.workspace, write=not options.read_only, data=options.data)
+    place = Place(workspace=options.workspace, write=not options.read_only, data=options.data, search=options.search)
     tools = make(_split(options.tools), place)
     if options.docs is not None:
-        tools.append(_search(options.docs, stack))
+        tools.append(stack.enter_context(documents_tool(options.docs)))
     for server in options.mcp:
         tools += _served(server, stack)
     return tools
 
 
-def _search(folder: Path, stack: ExitStack) -> Tool:
-    from modelworks.agents.tools.search import search_documents
-    from modelworks.cli.documents import opened
-
-    collection: Collection = stack.enter_context(opened(folder))
-    return search_documents(lambda query, limit: list(collection.search(query, k=limit)))
-
-
 def _served(server: str, stack: ExitStack) -> list[Tool]:
-    from modelworks.agents.mcp.client import McpServer, Server
+    """The tools of `NAME=COMMAND` or `NAME=URL`, those alone whose definitions were approved or are seen first."""
+    from modelworks.cli.mcp import opened
 
-    return stack.enter_context(McpServer(Server.read(server))).tools()
+    name, _, where = server.partition("=")
+    if not where:
+        raise ConfigError(f"--mcp {server}: expected NAME=COMMAND or NAME=URL")
+    return opened(name, where, stack)
 
 
 def _print_tools(as_json: bool) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from modelworks.cli.documents import documents_tool
 from modelworks.cli.serve import KEY_VARIABLE, Port, Several
 from modelworks.cli.terminal import Flag, note, stdout
 from modelworks.core.errors import ConfigError
@@ -75,27 +77,27 @@ def serve(
     from modelworks.agents.tools import Place, make
 
     effects: Any = (*READING, *allow)
-    given = make(tools, Place(search=search))
-    if docs is not None:
-        given.append(_documents(docs, store))
-    if not given:
-        raise ConfigError("there is nothing to serve: name --tools, or a folder of documents with --docs")
-    server = make_server(given, effects)
-    withheld = [tool for tool in given if tool not in offered([tool], effects)]
-    if not http:
-        _note_withheld(withheld, effects)
-        anyio.run(serve_stdio, server)
-        return
-    bound, app = _http(server, host, port, api_key, allow_host)
-    from modelworks.serve import server as serving
+    with ExitStack() as stack:
+        given = make(tools, Place(search=search))
+        if docs is not None:
+            given.append(stack.enter_context(documents_tool(docs, store)))
+        if not given:
+            raise ConfigError("there is nothing to serve: name --tools, or a folder of documents with --docs")
+        server = make_server(given, effects)
+        withheld = [tool for tool in given if tool not in offered([tool], effects)]
+        if not http:
+            _note_withheld(withheld, effects)
+            anyio.run(serve_stdio, server)
+            return
+        bound, app = _http(server, host, port, api_key, allow_host)
+        from modelworks.serve import server as serving
 
-    _note_withheld(withheld, effects)
-    try:
-        serving.make_server(
-            app, shutdown_seconds=1, on_start=lambda: print(f"serving tools at {serving.url(bound)}/mcp", flush=True)
-        ).run([bound])
-    except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful end
-        return
+        _note_withheld(withheld, effects)
+        try:
+            told = f"serving tools at {serving.url(bound)}/mcp"
+            serving.make_server(app, shutdown_seconds=1, on_start=lambda: print(told, flush=True)).run([bound])
+        except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful end
+            return
 
 
 @mcp.command
@@ -143,6 +145,19 @@ def tools(
         note(f"to take them as they are: modelworks mcp tools --name {name} --approve -- {shlex.join(command)}")
 
 
+def opened(name: str, where: str, stack: ExitStack) -> list[Tool]:
+    """The tools of a server that may be used, until the stack is closed; others are told of. Raises `McpError`."""
+    _check_installed()
+    from modelworks.agents.mcp.client import McpServer
+    from modelworks.agents.mcp.pins import Pins, default_path
+
+    server = stack.enter_context(McpServer(_server(name, tuple(shlex.split(where))), Pins(default_path())))
+    found = server.tools()
+    for tool, why in server.refused.items():
+        note(f"{name}: {tool} is not used: {why}")
+    return found
+
+
 def _server(name: str, command: tuple[str, ...]) -> Server:
     from modelworks.agents.mcp.client import Server
 
@@ -184,26 +199,3 @@ def _http(
     hosts = (*LOOPBACK, host.lower(), *(each.lower() for each in allow_host))
     offering = Offering(server, api_keys=keys, hosts=hosts, any_address=not serving.is_loopback(host))
     return serving.bind(host, port), create_mcp_app(offering)
-
-
-def _documents(folder: Path, store: Path | None) -> Tool:
-    from modelworks.agents.tool import Result, tool
-    from modelworks.cli.documents import check_folder, default_store
-    from modelworks.retrieval.collection import Collection
-
-    check_folder(folder)
-    collection = Collection(store or default_store(folder))
-    collection.sync(folder.expanduser())
-
-    @tool(effects=["reads"], isolated=False)
-    def search_documents(query: str) -> Result:
-        """Search the user's documents; returns the best passages, each with its file and page.
-
-        Args:
-            query: What to look for: a question or a few words.
-        """
-        hits = collection.search(query, 4)
-        told = [f"{hit.document}, page {hit.page}\n{hit.text}" for hit in hits]
-        return Result("\n\n".join(told) or "nothing was found", frozenset(hit.document for hit in hits))
-
-    return search_documents
