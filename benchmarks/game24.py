@@ -242,6 +242,7 @@ ARMS: dict[str, Arm] = {
     "tree, values": partial(tree, order=BestFirst(), value="own"),
     "tree, exact": partial(tree, order=DepthFirst(prune=1.0), value="exact"),
 }
+BASELINE, MAIN = "sampling", "tree, exact"
 
 
 def main() -> int:
@@ -249,6 +250,7 @@ def main() -> int:
     parser.add_argument("--model", default="starter", help="a model reference")
     parser.add_argument("--calls", type=int, default=30, help="of the model, for each puzzle")
     parser.add_argument("--limit", type=int, default=LAST - FIRST + 1, help="puzzles, at most 100")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="all where not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--work", type=Path, default=cache_dir() / "benchmarks" / "game24")
@@ -270,11 +272,13 @@ def main() -> int:
     puzzles = [ranked[rank] for rank in range(FIRST, LAST + 1)][: options.limit]
     named = f"{options.model.replace('/', '--')}-{options.calls}-{options.seed}"
 
+    # What is compared is always run.
+    arms = {name: solve for name, solve in ARMS.items() if name in {*options.arms, BASELINE, MAIN}}
     rows: dict[str, list[Row]] = {}
     with Engine(options.model) as engine:
-        for arm, solve in ARMS.items():
+        for arm, solve in arms.items():
             for who, asked in (("model", engine), ("chance", None)):
-                if asked is None and arm == "sampling":
+                if asked is None and arm == BASELINE:
                     continue
 
                 def run(puzzle: str, solve: Arm = solve, asked: Engine | None = asked) -> Row:
@@ -291,7 +295,7 @@ def main() -> int:
                 rows[name] = each(path, puzzles, run)
                 console().print(f"{name}: {told(rows[name])}", highlight=False)
     every = finished_all([numbers(puzzle) for puzzle in puzzles])
-    ours, peer = rows["tree, exact: model"], rows["sampling: model"]
+    ours, peer = rows[f"{MAIN}: model"], rows[f"{BASELINE}: model"]
     gap, ends = over(ours, peer)
     result = {
         "name": "game24",
@@ -306,7 +310,8 @@ def main() -> int:
             "tree_over_sampling": [gap, *ends],
             "model_over_chance": {
                 arm: [value, *interval]
-                for arm in list(ARMS)[1:]
+                for arm in arms
+                if arm != BASELINE
                 for value, interval in [over(rows[f"{arm}: model"], rows[f"{arm}: chance"])]
             },
             "model": options.model,
