@@ -79,9 +79,9 @@ def trained_win_rate(pairs: Path, made: Path, options: argparse.Namespace) -> di
     fits = [one for one in held if sum(len(str(turn["content"])) for turn in one) < 6000]
 
     def make() -> dict[str, Any]:
-        overrides = (f'data.train=["{pairs}"]', "data.max_length=768", "evaluate_every=0", f"seed={options.seed}")
-        overrides += (f"data.epochs={EPOCHS}", "schedule.warmup=4")  # the pairs are few
-        folder = run(read_recipe(RECIPES / "dpo.toml", overrides), made, resume=made.exists())
+        few = (f"data.epochs={EPOCHS}", "schedule.warmup=4")  # the pairs are few
+        told = (f'data.train=["{pairs}"]', "data.max_length=768", "evaluate_every=0", f"seed={options.seed}", *few)
+        folder = run(read_recipe(RECIPES / "dpo.toml", told), made, resume=made.exists())
         is_adapter = (folder / "adapter_config.json").exists()
         ours = answers("starter" if is_adapter else folder, folder if is_adapter else None, fits, options.max_tokens)
         return {"ours": ours, "base": answers("starter", None, fits, options.max_tokens)}
