@@ -1,0 +1,234 @@
+"""Function calling: SmolLM2-135M on five categories of the Berkeley leaderboard, from plain to small-model mode.
+
+Rows, each adding to the one before:
+
+- `plain`: told of the tools, nothing held.
+- `constrained`: calls held to their schemas by a grammar.
+- `retrieval`: offered only the tools that search finds the request to be about, none where it is about none.
+- `copying`: small-model mode; code plans the calls, and the model scores values copied from the query.
+- `tuned`: the same after fine-tuning by `recipes/tool_sft.toml` (`--tuned FOLDER`).
+
+Beside them stand `bm25`, how often word search alone picks the right function, `never`, which calls no tool at all, and
+`code`, which is `copying` without a model's opinion. Every fifth case of each category is the development slice, on
+which everything was decided; figures are of the rest.
+
+    python benchmarks/bfcl.py [--limit 100] [--rows plain,copying] [--tuned runs/tool_sft/model] [--threads 1] [--dev]
+
+Every answer is kept in the work folder, and a run that was cut goes on with the next case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modelworks.agents.local import LocalModel
+from modelworks.agents.model import ChatModel, Reply
+from modelworks.agents.small.model import ASK_USER, Settings, SmallModel
+from modelworks.agents.small.rank import bm25, spoken
+from modelworks.agents.small.words import stems
+from modelworks.agents.tool import Tool
+from modelworks.core.log import progress
+from modelworks.core.paths import cache_dir
+from modelworks.engine.engine import Engine
+from modelworks.evals.function_calls import CATEGORIES, Call, Case, is_right, load_cases
+from modelworks.evals.intervals import bootstrap, wilson
+from modelworks.models.base import LanguageModel
+from modelworks.models.load import load
+from modelworks.retrieval.embed import EncoderEmbedder
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "agents"
+BASE = "starter"
+ROWS = ("plain", "constrained", "retrieval", "code", "copying", "tuned")
+EVERY = 5  # the development slice
+MAX_TOKENS = 160
+
+
+def cases(category: str, *, dev: bool, limit: int | None) -> list[Case]:
+    """The development slice, or the others, spread evenly over the category where there is a limit."""
+    found = [case for at, case in enumerate(load_cases(DATA, category)) if (at % EVERY == 0) is dev]
+    step = max(1.0, len(found) / limit) if limit else 1.0
+    return [found[int(at * step)] for at in range(min(len(found), limit or len(found)))]
+
+
+def tools_of(case: Case) -> list[Tool]:
+    return [
+        Tool(each["name"], each["description"], each["parameters"], lambda **_: None, frozenset())
+        for each in case.schemas()
+    ]
+
+
+class Offering:
+    """A model that is offered only what search finds the request to be about."""
+
+    def __init__(self, model: LocalModel, small: SmallModel) -> None:
+        self._model, self._small = model, small
+
+    def reply(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], **settings: Any) -> Reply:
+        return self._model.reply(messages, self._small.offered(messages, tools), **settings)
+
+
+def called(reply: Reply) -> list[Call] | None:
+    """The calls of a reply; None for one whose arguments are no object. A question to the user calls nothing."""
+    made: list[Call] = []
+    for call in reply.calls:
+        if call.name == ASK_USER:
+            continue
+        try:
+            arguments = json.loads(call.arguments)
+        except ValueError:
+            return None
+        if not isinstance(arguments, dict):
+            return None
+        made.append((call.name, arguments))
+    return made
+
+
+def answers(row: str, asked: Sequence[Case], model: ChatModel | Offering, work: Path) -> list[dict[str, Any]]:
+    """What a row answers to each case: kept by line, so that only what is not there is asked."""
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / f"{row}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    known: dict[str, dict[str, Any]] = {(found := json.loads(line))["id"]: found for line in lines}
+    with path.open("a", encoding="utf-8") as file, progress(row, len(asked)) as advance:
+        for case in asked:
+            if case.id not in known:
+                began = time.monotonic()
+                # What small-model mode says in words is no call, so it need not be written out.
+                most = 1 if isinstance(model, SmallModel) else MAX_TOKENS
+                reply = model.reply(case.messages, tools_of(case), max_tokens=most)
+                known[case.id] = {
+                    "id": case.id,
+                    "calls": [[call.name, call.arguments] for call in reply.calls],
+                    "right": (calls := called(reply)) is not None and is_right(case, calls),
+                    "count": calls is not None and len(calls) == len(case.answers),
+                    "asked": any(call.name == ASK_USER for call in reply.calls),
+                    "seconds": round(time.monotonic() - began, 3),
+                }
+                file.write(json.dumps(known[case.id], ensure_ascii=False) + "\n")
+                file.flush()
+            advance()
+    return [known[case.id] for case in asked]
+
+
+def picked_by_words(case: Case) -> bool:
+    """Whether word search alone puts a function first that the case wants."""
+    tools = tools_of(case)
+    scores = bm25(list(dict.fromkeys(stems(case.query))), [stems(spoken(tool)) for tool in tools])
+    return any(tools[scores.index(max(scores))].name in answer for answer in case.answers)
+
+
+def rate(right: Sequence[bool]) -> str:
+    low, high = wilson(sum(right), len(right))
+    share = sum(right) / max(1, len(right))
+    return f"{100 * share:.1f}% ({sum(right)} of {len(right)}; 95%: {100 * low:.1f} to {100 * high:.1f})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, help="cases of each category; all where not given")
+    parser.add_argument("--rows", default="plain,constrained,retrieval,code,copying", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--categories", default=",".join(CATEGORIES))
+    parser.add_argument("--tuned", type=Path, help="the model that recipes/tool_sft.toml made, for the row `tuned`")
+    parser.add_argument("--dev", action="store_true", help="the development slice, whose figures are no result")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--work", type=Path, default=cache_dir() / "benchmarks" / "bfcl")
+    options = parser.parse_args()
+    if not DATA.exists():
+        print(f"{DATA} is absent", file=sys.stderr)
+        return 2
+    torch.set_num_threads(options.threads)
+    os.environ["MODELWORKS_THREADS"] = str(options.threads)
+    asked = {name: cases(name, dev=options.dev, limit=options.limit) for name in options.categories.split(",")}
+    rows = options.rows.split(",") + (["tuned"] if options.tuned and "tuned" not in options.rows else [])
+    work = options.work / ("dev" if options.dev else "test")
+    with ExitStack() as stack:
+        embed = EncoderEmbedder().embed
+
+        def engine(ref: str | Path) -> Engine:
+            return stack.enter_context(Engine(load(ref, kind=LanguageModel), weights="q8"))
+
+        base = engine(BASE)
+        makers: Mapping[str, Callable[[], Any]] = {
+            "plain": lambda: LocalModel(base, constrained=False),
+            "constrained": lambda: LocalModel(base),
+            "retrieval": lambda: Offering(LocalModel(base), SmallModel(LocalModel(base), embed=embed)),
+            "code": lambda: SmallModel(LocalModel(base), embed=embed, settings=Settings(scored=False)),
+            "copying": lambda: SmallModel(LocalModel(base), embed=embed),
+            "tuned": lambda: SmallModel(LocalModel(engine(options.tuned)), embed=embed),
+        }
+        found = {
+            row: {name: answers(row, each, makers[row](), work / name) for name, each in asked.items()} for row in rows
+        }
+    table: dict[str, dict[str, str]] = {}
+    for row, by_category in found.items():
+        table[row] = {name: rate([answer["right"] for answer in given]) for name, given in by_category.items()}
+        table[row]["mean"] = f"{100 * mean(by_category):.1f}%"
+    never = {name: rate([not case.answers for case in each]) for name, each in asked.items()}
+    words = {name: rate([picked_by_words(case) for case in each]) for name, each in asked.items() if each[0].answers}
+    for row, scores in table.items():
+        print(f"{row:12}" + "  ".join(f"{name} {score}" for name, score in scores.items()))
+    best = rows[-1]
+    gaps = {f"{after} over {before}": gain(found[before], found[after]) for before, after in pairwise(rows)}
+    ours, peer = mean(found[best]), mean(found[rows[0]])
+    calls_none = sum(not each[0].answers for each in asked.values())
+    result = {
+        "name": "bfcl",
+        "ours": round(ours, 4),
+        "peer": round(peer, 4),
+        "ratio": round(ours / peer, 3) if peer else None,
+        "unit": "mean over categories of right cases",
+        "bar": f"{best} above {rows[0]} and above never calling, by the 95% interval",
+        "holds": gain(found[rows[0]], found[best])[1] > 0 and ours > calls_none / len(asked),
+        "notes": {
+            "rows": table,
+            "never": never,
+            "bm25_picks_the_function": words,
+            "gains": gaps,
+            "asked_the_user": {
+                row: sum(a["asked"] for each in given.values() for a in each) for row, given in found.items()
+            },
+            "seconds_a_case": {row: seconds(given) for row, given in found.items()},
+            "cases": {name: len(each) for name, each in asked.items()},
+            "slice": "development, no result" if options.dev else "held out",
+        },
+    }
+    print(json.dumps(result))
+    return 0 if result["holds"] else 1
+
+
+def mean(by_category: Mapping[str, Sequence[Mapping[str, Any]]]) -> float:
+    return sum(sum(a["right"] for a in given) / len(given) for given in by_category.values()) / len(by_category)
+
+
+def gain(
+    before: Mapping[str, Sequence[Mapping[str, Any]]], after: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[float]:
+    """How much higher the rate over all cases is, and the 95% bootstrap of the pairs."""
+    pairs = [
+        float(a["right"]) - float(b["right"]) for name in after for a, b in zip(after[name], before[name], strict=True)
+    ]
+    return [round(value, 4) for value in (sum(pairs) / len(pairs), *bootstrap(pairs))]
+
+
+def total(by_category: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> int:
+    return sum(answer[what] for given in by_category.values() for answer in given)
+
+
+def seconds(by_category: Mapping[str, Sequence[Mapping[str, Any]]]) -> float:
+    taken = [a["seconds"] for given in by_category.values() for a in given]
+    return round(sum(taken) / len(taken), 3)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
