@@ -77,6 +77,7 @@ for name, home, summary in (
     ("replay", "agents:replay", "Show again what happened in a run."),
     ("audit", "agents:audit", "Check that the journal is as it was written, and explain every action."),
     ("halt", "agents:halt", "Halt a run that another process carries out."),
+    ("serve", "watch:serve", "Serve the page on which runs are begun, watched, allowed and halted."),
 ):
     agents.command(f"modelworks.cli.{home}", name=name, help=summary)
 app.command(agents)

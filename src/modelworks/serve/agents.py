@@ -29,7 +29,8 @@ from modelworks.agents.approval import Decision, Desk
 from modelworks.agents.approval import Request as Asked
 from modelworks.agents.arguments import checked
 from modelworks.agents.journal import Entry, RunInfo
-from modelworks.agents.loop import Agent, Run
+from modelworks.agents.loop import Agent
+from modelworks.agents.run import Run
 from modelworks.core.errors import ConfigError
 from modelworks.serve.app import http_error
 from modelworks.serve.errors import ApiError, Disconnected
