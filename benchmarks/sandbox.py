@@ -8,7 +8,8 @@ this machine, show nothing, and are named. As root, a second run in the same pro
 
     python benchmarks/sandbox.py [--only NAME ...] [--kinds bubblewrap landlock]
 
-`start_ms` is the median time of `true`, from call to result.
+`start_ms` is the median time of `true`, from call to result; `start_cpu_ms` is what of it processors were busy, the
+same on a machine that has other work.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Run:
     kind: str
     rows: list[Row] = field(default_factory=list)
     start_ms: float | None = None
+    start_cpu_ms: float | None = None
 
     @property
     def escaped(self) -> list[str]:
@@ -380,14 +382,21 @@ def all_of(who: str, kinds: Sequence[Kind], names: Sequence[str]) -> list[Run]:
             print(f"{who}: {kind} does not work here: {why}", file=sys.stderr)
             continue
         run = Run(who, kind, [shown(who, kind, tried(name, confined(kind))) for name in names])
-        sandbox, times = Sandbox(kind=kind), []
+        sandbox, times, cpu = Sandbox(kind=kind), [], used_cpu()
         for _ in range(STARTS):
             begun = time.perf_counter()
             sandbox.run(["/bin/true"])
             times.append(time.perf_counter() - begun)
         run.start_ms = round(1000 * statistics.median(times), 1)
+        run.start_cpu_ms = round(1000 * (used_cpu() - cpu) / STARTS, 1)
         runs.append(run)
     return runs
+
+
+def used_cpu() -> float:
+    """Seconds of this process and of those that it waited for."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def shown(who: str, kind: str, row: Row) -> Row:
@@ -461,6 +470,7 @@ def main() -> int:
             "succeed_plain": {run.who: sum(bool(row.got) for row in run.rows) for run in free},
             "never_succeed_here": sorted(set(names) - succeeded),
             "start_ms": {f"{run.kind} as {run.who}": run.start_ms for run in held},
+            "start_cpu_ms": {f"{run.kind} as {run.who}": run.start_cpu_ms for run in held},
             "sandbox": probe().lines(),
         },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ import pytest
 
 pytest.importorskip("mcp", reason="the MCP SDK is not installed")
 
+from modelworks.agents.execute import execute
+from modelworks.agents.halt import Halt
 from modelworks.agents.mcp.client import McpError, McpServer, Server
 from modelworks.agents.mcp.server import make_server
 from modelworks.agents.tool import tool
@@ -109,3 +112,23 @@ def test_a_server_that_is_gone_is_an_error() -> None:
     with pytest.raises(McpError, match="MCP server own"):
         found.run(a=1, b=1)
     connected.close()
+
+
+def test_openais_client_drives_the_same_tools_through_the_server(served, url: str) -> None:
+    """A chat through `modelworks serve` whose calls are carried out by the tools of `modelworks mcp`."""
+    with McpServer(Server("own", url=url, effects=("reads",), seconds=20)) as connected:
+        (found,) = connected.tools()
+        given = [{"type": "function", "function": found.described()}]
+        wanted = '<tool_call>\n{"name": "own_add", "arguments": {"a":1,"b":2}}\n</tool_call>'
+        [call] = served.say(wanted, tools=given).choices[0].message.tool_calls
+        assert call.function.name == found.name
+        result = execute(found, json.loads(call.function.arguments), Halt())
+    messages = [
+        {"role": "user", "content": "What is 1 + 2?"},
+        {"role": "assistant", "content": None, "tool_calls": [call.model_dump()]},
+        {"role": "tool", "tool_call_id": call.id, "content": result.content},
+        {"role": "user", "content": "thanks"},
+    ]
+    answer = served.openai.chat.completions.create(model="echo", messages=messages, tools=given, temperature=0)
+    assert answer.choices[0].message.content == "thanks"
+    assert "<tool_response>\n3\n</tool_response>" in served.model.prompts[-1]

@@ -495,16 +495,17 @@ def _asked_why(tool: Tool, tainted: Sequence[Tainted]) -> str:
     what = f"{tool.name} {' and '.join(_DOES[effect] for effect in acting)}" if acting else f"{tool.name} is to be run"
     if not tainted or not acting:
         return what
-    where = ", ".join(sorted(frozenset[str]().union(*(each.origins for each in tainted))))
-    return f"{what}, and {_from(tainted)} {where}"
+    return f"{what}, and {_from(tainted)}"
 
 
 _DOES: Final[Mapping[str, str]] = {"writes": "changes something", "network": "uses the network", "money": "costs money"}
 
 
 def _from(tainted: Sequence[Tainted]) -> str:
-    found = [each.path for each in tainted if each.found]
+    """What is tainted, and by whom; values that stand in what was read before those that only may derive from it."""
+    found = [each for each in tainted if each.found]
+    origins = ", ".join(sorted(frozenset[str]().union(*(each.origins for each in found or tainted))))
+    paths = ", ".join(each.path for each in found or tainted)
     if found:
-        return f"{', '.join(found)} came from"
-    written = [each.path for each in tainted if each.path]
-    return f"{', '.join(written)} was written after reading" if written else "the call was chosen after reading"
+        return f"{paths} came from {origins}"
+    return f"{paths} was written after reading {origins}" if paths else f"the call was chosen after reading {origins}"

@@ -74,10 +74,10 @@ agents = App(name="agents", help="What agents did: list, resume, replay and audi
 for name, home, summary in (
     ("list", "agents:list_runs", "List runs, and how each stands."),
     ("resume", "agents:resume", "Go on with a run that was interrupted, stopped, or asked something."),
+    ("serve", "agents:serve", "Serve the web page on which runs are begun, watched, allowed and halted."),
     ("replay", "agents:replay", "Show again what happened in a run."),
     ("audit", "agents:audit", "Check that the journal is as it was written, and explain every action."),
     ("halt", "agents:halt", "Halt a run that another process carries out."),
-    ("serve", "watch:serve", "Serve the page on which runs are begun, watched, allowed and halted."),
 ):
     agents.command(f"modelworks.cli.{home}", name=name, help=summary)
 app.command(agents)

@@ -157,7 +157,7 @@ def made(
     as_json: bool = False,
     page: bool = False,
 ) -> Iterator[Agent]:
-    """An agent as the options say, and all that it holds open; of a `page`, which asks the user in its own way."""
+    """An agent as the options say, and all that it holds open; one of a `page` may ask the user without a terminal."""
     from modelworks.agents.journal import Journal
     from modelworks.agents.loop import Agent
     from modelworks.agents.memory.memory import Memory

@@ -16,6 +16,7 @@ from modelworks.cli.agent import (
     made,
     shown_arguments,
 )
+from modelworks.cli.serve import Address, run_page
 from modelworks.cli.terminal import Flag, Json, flowing, note, print_json, print_table, stdout
 from modelworks.core.errors import ConfigError
 from modelworks.core.log import escaped
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from modelworks.agents.journal import Entry, Journal
 
 Where = Annotated[Path, Parameter(name="--journal")]
-_MODEL, _TOOLS, _RULES = ModelOptions(), ToolOptions(), RuleOptions()
+_MODEL, _TOOLS, _RULES, _ADDRESS = ModelOptions(), ToolOptions(), RuleOptions(), Address()
 _SHOWN = 60  # characters of a task in a list
 
 
@@ -80,6 +81,33 @@ def resume(
     _check(journal)
     with made(use, tools, rules, journal, memory, as_json=as_json) as agent:
         follow(agent, agent.resume(run, reply), as_json=as_json)
+
+
+def serve(
+    *,
+    use: ModelOptions = _MODEL,
+    tools: ToolOptions = _TOOLS,
+    rules: RuleOptions = _RULES,
+    journal: Where = JOURNAL,
+    memory: Path | None = None,
+    address: Address = _ADDRESS,
+) -> None:
+    """Serve the web page on which runs are begun, watched, allowed and halted. Ctrl-C stops it.
+
+    Parameters
+    ----------
+    journal
+        The file that keeps runs; those of other processes are shown, too.
+    memory
+        A file that remembers runs and facts for later ones.
+    """
+    bound, told = address.opened()
+    from modelworks.serve.agents import Agents, create_agents_app
+
+    with made(use, tools, rules, journal, memory, page=True) as agent:
+        app = create_agents_app(Agents(agent, **told))
+        # A page that looks on never ends by itself.
+        run_page(bound, app, f"{escaped(str(journal))}: runs of agents at {{url}}", shutdown_seconds=2)
 
 
 def replay(run: str, /, *, journal: Where = JOURNAL, as_json: Json = False) -> None:

@@ -20,13 +20,21 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, kind: Kind) -> Path:
+def reachable(tmp_path: Path) -> Path:
+    """`tmp_path`, to which others than its owner can come."""
+    for above in (tmp_path, *tmp_path.parents):
+        if above.stat().st_mode & 0o011 != 0o011:
+            above.chmod(above.stat().st_mode | 0o011)
+        if above.name.startswith("pytest-of-"):
+            break
+    return tmp_path
+
+
+@pytest.fixture
+def workspace(reachable: Path, kind: Kind) -> Path:
     """A folder that the sandbox can write to, also where root's commands run as another user."""
-    folder = tmp_path / "workspace"
+    folder = reachable / "workspace"
     folder.mkdir()
     if os.geteuid() == 0 and kind == "landlock":
         os.chown(folder, UIDS[0], UIDS[0])
-        for above in folder.parents:
-            if above.stat().st_uid == os.geteuid() and above.is_relative_to("/tmp") and above != Path("/tmp"):
-                above.chmod(above.stat().st_mode | 0o011)
     return folder

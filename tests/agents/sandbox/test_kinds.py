@@ -40,16 +40,18 @@ def test_limits_are_those_of_the_bounds(kind: Kind) -> None:
 
 
 def test_descriptors_and_temporary_folders_are_given_back(
-    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Kind, reachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kinds.tempfile, "tempdir", str(tmp_path))
-    tmp_path.chmod(0o755)
-    for above in tmp_path.parents:
-        if above.is_relative_to("/tmp") and above != Path("/tmp") and os.access(above, os.W_OK):
-            above.chmod(above.stat().st_mode | 0o011)
+    monkeypatch.setattr(kinds.tempfile, "tempdir", str(reachable))
     before = len(list(Path("/proc/self/fd").iterdir()))
     Sandbox(kind=kind).run(["true"])
     with pytest.raises(SandboxError, match="not there any more"):
-        start(kind, Launch(["true"], read=[str(tmp_path / "none")], write=[str(tmp_path / "none")]))
+        start(kind, Launch(["true"], read=[str(reachable / "none")], write=[str(reachable / "none")]))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-    assert list(tmp_path.iterdir()) == []
+    assert list(reachable.iterdir()) == []
+
+
+def test_other_systems_than_linux_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds.sys, "platform", "darwin")
+    with pytest.raises(SandboxError, match="only Linux"):
+        start("landlock", Launch(["true"]))

@@ -72,11 +72,6 @@ def test_members_that_do_not_wait_for_each_other_work_at_the_same_time(scripted,
     assert supervisor(boss, members, descriptions={"a": "A.", "b": "B."}).ask("go") == "both"
 
 
-def test_an_answer_beside_tasks_does_not_end_it(scripted, calls):
-    boss = scripted(calls(("coder", '{"task": "x"}'), ("finish", '{"answer": "early"}')), finish(calls, "late"))
-    assert supervisor(boss, [CODER.agent(scripted(Reply("1")))]).ask("go") == "late"
-
-
 def test_a_members_call_is_judged_by_the_supervisors_policy_and_approver(scripted, calls, tmp_path):
     """A member's own rules, which would let it do anything, do not hold."""
     done: list[str] = []
@@ -127,17 +122,6 @@ def test_a_halt_and_caps_hold_for_members(scripted, calls):
     last = list(run)[-1]
     assert isinstance(last, Stop)
     assert last.why == "steps"
-
-
-def test_prose_in_place_of_a_choice_is_an_answer(scripted):
-    """As from a model that no grammar holds."""
-    assert supervisor(scripted(Reply("It is 4.")), [CODER.agent(scripted())]).ask("2+2?") == "It is 4."
-
-
-def test_a_finish_that_is_no_call_is_taken_as_it_stands(scripted, calls):
-    boss = scripted(calls(("finish", "{half")), calls(("finish", '{"answer": [4]}')))
-    assert supervisor(boss, [CODER.agent(scripted())]).ask("2+2?") == "{half"
-    assert supervisor(boss, [CODER.agent(scripted())]).ask("2+2?") == "[4]"
 
 
 def test_members_must_be_told_apart(scripted):

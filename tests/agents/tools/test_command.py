@@ -15,15 +15,15 @@ def test_a_program_runs_in_the_workspace(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("b\na\n")
     tool = command(tmp_path)
     assert "grep, head" in tool.description
-    assert tool.run(argv=["sort", "a.txt"]) == "a\nb"
-    assert tool.run(argv=["tr", "a-z", "A-Z"], input="given") == "GIVEN"
-    assert tool.run(argv=["cp", "a.txt", "b.txt"]) == "(no output)"
+    assert tool.run(argv=["sort", "a.txt"]).content == "a\nb"
+    assert tool.run(argv=["tr", "a-z", "A-Z"], input="given").content == "GIVEN"
+    assert tool.run(argv=["cp", "a.txt", "b.txt"]).content == "(no output)"
     assert (tmp_path / "b.txt").read_text() == "b\na\n"
-    assert "[ended with status 2]" in tool.run(argv=["grep", "x", "none"])
+    assert "[ended with status 2]" in tool.run(argv=["grep", "x", "none"]).content
 
 
 def test_there_is_no_shell(tmp_path: Path) -> None:
-    assert "cannot access '; rm" in command(tmp_path).run(argv=["ls", "; rm -rf . | cat > x $(id) *"])
+    assert "cannot access '; rm" in command(tmp_path).run(argv=["ls", "; rm -rf . | cat > x $(id) *"]).content
 
 
 @pytest.mark.parametrize("argv", [[], ["bash"], ["/bin/cat"], ["../bin/cat"], [""]])
@@ -36,7 +36,7 @@ def test_without_write_the_workspace_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     tool = command(tmp_path, write=False)
     assert tool.effects == {"reads"}
-    assert "Read-only" in tool.run(argv=["rm", "a"])
+    assert "Read-only" in tool.run(argv=["rm", "a"]).content
     assert (tmp_path / "a").exists()
 
 

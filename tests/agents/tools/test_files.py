@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from modelworks.agents.tool import Tool
+from modelworks.agents.tool import Result, Tool
 from modelworks.agents.tools.files import files
 from modelworks.agents.tools.rooted import FileError
 from modelworks.core.errors import ConfigError
@@ -17,7 +17,8 @@ def tools(tmp_path: Path) -> dict[str, Tool]:
 
 
 def _run(tools: dict[str, Tool], name: str, **arguments: Any) -> str:
-    return str(tools[name].run(**arguments))
+    found = tools[name].run(**arguments)
+    return found.content if isinstance(found, Result) else str(found)
 
 
 def test_a_file_is_written_listed_read_searched_and_edited(tools: dict[str, Tool], tmp_path: Path) -> None:
@@ -110,3 +111,11 @@ def test_a_read_only_workspace_is_an_error_in_words(tools: dict[str, Tool], monk
     monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(FileError, match="read-only"):
         _run(tools, "write_file", path="a", content="x")
+
+
+def test_what_is_read_says_which_files_it_is_from(tools: dict[str, Tool], tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("word")
+    (tmp_path / "b").write_text("other")
+    assert tools["read_file"].run(path="b").origins == {"b"}
+    assert tools["search_files"].run(text="word").origins == {"a"}
+    assert {tool.name for tool in tools.values() if tool.trusted} == {"write_file", "edit_file"}

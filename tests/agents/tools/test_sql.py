@@ -25,9 +25,9 @@ def test_a_database_is_asked(database: Path) -> None:
     tool = sql(database)
     assert 'Tables: "big orders"(id INTEGER, city TEXT, total REAL); orders(id INTEGER,' in tool.description
     assert tool.effects == {"reads"}
-    assert tool.run(query="SELECT city, total FROM orders ORDER BY id") == "city,total\nRome,2.5\nOslo,NULL"
-    assert tool.run(query='SELECT count(*) AS n FROM "big orders"') == "n\n1"
-    assert tool.run(query="SELECT * FROM orders WHERE 0") == "id,city,total\n(no rows)"
+    assert tool.run(query="SELECT city, total FROM orders ORDER BY id").content == "city,total\nRome,2.5\nOslo,NULL"
+    assert tool.run(query='SELECT count(*) AS n FROM "big orders"').content == "n\n1"
+    assert tool.run(query="SELECT * FROM orders WHERE 0").content == "id,city,total\n(no rows)"
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_a_query_without_end_is_stopped(database: Path, monkeypatch: pytest.Monk
 
 def test_rows_and_texts_are_cut(database: Path) -> None:
     numbers = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 500) SELECT x, {} FROM c"
-    many = sql(database).run(query=numbers.format("1"))
+    many = sql(database).run(query=numbers.format("1")).content
     assert many.endswith("100,1\n[only the first 100 rows: use LIMIT, or count and group]")
-    wide = sql(database).run(query=numbers.format("hex(zeroblob(1000))"))
+    wide = sql(database).run(query=numbers.format("hex(zeroblob(1000))")).content
     assert "[cut after 31 rows" in wide
     assert "0..." in wide
 
@@ -102,16 +102,16 @@ def test_csv_files_are_tables(tmp_path: Path) -> None:
     assert "cities_2024(city TEXT, Name TEXT, name_2 TEXT); people(name TEXT, age INTEGER, zip TEXT, height REAL)" in (
         tool.description
     )
-    assert tool.run(query="SELECT * FROM people") == "name,age,zip,height\nAnn,31,007,1.7\nBob,NULL,010,2.0"
-    assert tool.run(query="SELECT city, name_2 FROM cities_2024") == "city,name_2\na;b,NULL"
-    assert sql(tmp_path / "people.csv").run(query="SELECT sum(age) FROM people") == "sum(age)\n31"
+    assert tool.run(query="SELECT * FROM people").content == "name,age,zip,height\nAnn,31,007,1.7\nBob,NULL,010,2.0"
+    assert tool.run(query="SELECT city, name_2 FROM cities_2024").content == "city,name_2\na;b,NULL"
+    assert sql(tmp_path / "people.csv").run(query="SELECT sum(age) FROM people").content == "sum(age)\n31"
     with pytest.raises(SqlError, match="not allowed"):
         tool.run(query="DELETE FROM people")
 
 
 def test_a_ragged_csv_is_filled_up(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('a,,a\n1\n1,2,3,4\n"x\ny",,\n')
-    assert sql(tmp_path / "a.csv").run(query="SELECT * FROM a") == (
+    assert sql(tmp_path / "a.csv").run(query="SELECT * FROM a").content == (
         'a,column2,a_2,column4\n1,NULL,NULL,NULL\n1,2,3,4\n"x\ny",NULL,NULL,NULL'
     )
 

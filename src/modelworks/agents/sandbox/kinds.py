@@ -124,6 +124,8 @@ class Started:
 
 def start(kind: Kind, what: Launch) -> Started:
     """Start a command; raises `SandboxError` where it cannot be confined."""
+    if sys.platform != "linux":
+        raise SandboxError("only Linux has what confines here")
     if not seccomp.is_supported():
         raise SandboxError(f"there is no table of system calls for {platform.machine()}")
     for path in (*what.read, *what.write):

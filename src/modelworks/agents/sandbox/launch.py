@@ -8,7 +8,7 @@ Sources: landlock(7), mount_setattr(2), prctl(2), seccomp(2).
 """
 
 # Importing pathlib would take as long as all the rest.
-# ruff: noqa: PTH110, PTH112, PTH116, PTH123, PTH208
+# ruff: noqa: PTH106, PTH110, PTH112, PTH116, PTH123, PTH208
 from __future__ import annotations
 
 import ctypes
@@ -151,9 +151,12 @@ def landlock(spec: Mapping[str, Any]) -> None:
             os.waitpid(-1, 0)
     except ChildProcessError:
         pass
-    import shutil
+    try:
+        os.rmdir(spec["scratch"])
+    except OSError:  # there is something in it
+        import shutil
 
-    shutil.rmtree(spec["scratch"], ignore_errors=True)
+        shutil.rmtree(spec["scratch"], ignore_errors=True)
     os._exit(128 - status if status < 0 else status)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from modelworks.agents.sandbox.kinds import PATH, Bounds
 from modelworks.agents.sandbox.run import Sandbox
-from modelworks.agents.tool import Effect, Tool, tool
+from modelworks.agents.tool import Effect, Result, Tool, tool
 from modelworks.agents.tools.python import told
 from modelworks.core.errors import ConfigError, ModelworksError
 
@@ -45,7 +45,7 @@ def command(
         bounds=bounds or Bounds(seconds=30.0, output=_OUTPUT),
     )
 
-    def run(argv: list[str], input: str = "") -> str:
+    def run(argv: list[str], input: str = "") -> Result:
         if not argv or argv[0] not in found:
             asked = repr(argv[0]) if argv else "nothing"
             raise CommandError(f"{asked} is not a program that is allowed; there are {', '.join(found)}")

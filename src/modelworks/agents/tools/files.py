@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from modelworks.agents.tool import Tool, tool
+from modelworks.agents.tool import Result, Tool, tool
 from modelworks.agents.tools.rooted import FileError, Rooted
 from modelworks.core.errors import ConfigError
 from modelworks.core.units import byte_count
@@ -55,7 +55,7 @@ def _readers(place: Rooted) -> list[Tool]:
         return "\n".join(lines) or "(empty)"
 
     @tool(effects=["reads"])
-    def read_file(path: str, first_line: int = 1, last_line: int | None = None) -> str:
+    def read_file(path: str, first_line: int = 1, last_line: int | None = None) -> Result:
         """Read a text file of the workspace, at most 400 lines at once.
 
         Args:
@@ -63,23 +63,10 @@ def _readers(place: Rooted) -> list[Tool]:
             first_line: Where to begin; lines are counted from 1.
             last_line: Where to end; the end of the file if left out.
         """
-        lines = _text(place, path).splitlines(keepends=True)
-        if first_line < 1 or (last_line is not None and last_line < first_line):
-            raise FileError("lines are counted from 1, and the last is not before the first")
-        if first_line > max(1, len(lines)):
-            raise FileError(f"{path}: has only {len(lines)} lines")
-        wanted = lines[first_line - 1 : last_line]
-        shown, size = 0, 0
-        while shown < min(len(wanted), _LINES) and (size := size + len(wanted[shown])) <= _TOLD:
-            shown += 1
-        if shown == len(wanted):
-            return "".join(wanted) or "(empty)"
-        if shown == 0:
-            return f"{wanted[0][:_TOLD]}\n[line {first_line} is cut; it has {len(wanted[0]):,} characters]"
-        return f"{''.join(wanted[:shown])}[cut; the file has {len(lines)} lines, go on from line {first_line + shown}]"
+        return Result(_lines(path, _text(place, path), first_line, last_line), frozenset({path}))
 
     @tool(effects=["reads"])
-    def search_files(text: str, folder: str = "") -> str:
+    def search_files(text: str, folder: str = "") -> Result:
         """Find the lines that contain a text, in all text files of the workspace; case does not matter.
 
         Args:
@@ -89,27 +76,51 @@ def _readers(place: Rooted) -> list[Tool]:
         if not text:
             raise FileError("the text to look for is empty")
         found: list[str] = []
+        origins: set[str] = set()
         for path, info in place.walk(folder):
-            if info.st_size > _READ:
-                continue
-            try:
-                data = place.read(path, _READ)
-            except FileError:  # removed meanwhile, or not to be read
-                continue
-            if b"\0" in data[:8192]:
-                continue
-            for number, line in enumerate(data.decode(errors="replace").splitlines(), 1):
-                if text.casefold() in line.casefold():
-                    found.append(f"{path}:{number}: {line.strip()[:_LINE]}")
+            lines = _matches(place, path, text) if info.st_size <= _READ else []
+            origins |= {path} if lines else set()
+            found += lines
             if len(found) > _FOUND:
-                return "\n".join([*found[:_FOUND], "... and more; look in one folder, or for a longer text"])
-        return "\n".join(found) or "(nothing found)"
+                found[_FOUND:] = ["... and more; look in one folder, or for a longer text"]
+                break
+        return Result("\n".join(found) or "(nothing found)", frozenset(origins))
 
     return [list_files, read_file, search_files]
 
 
+def _lines(path: str, text: str, first_line: int, last_line: int | None) -> str:
+    lines = text.splitlines(keepends=True)
+    if first_line < 1 or (last_line is not None and last_line < first_line):
+        raise FileError("lines are counted from 1, and the last is not before the first")
+    if first_line > max(1, len(lines)):
+        raise FileError(f"{path}: has only {len(lines)} lines")
+    wanted = lines[first_line - 1 : last_line]
+    shown, size = 0, 0
+    while shown < min(len(wanted), _LINES) and (size := size + len(wanted[shown])) <= _TOLD:
+        shown += 1
+    if shown == len(wanted):
+        return "".join(wanted) or "(empty)"
+    if shown == 0:
+        return f"{wanted[0][:_TOLD]}\n[line {first_line} is cut; it has {len(wanted[0]):,} characters]"
+    return f"{''.join(wanted[:shown])}[cut; the file has {len(lines)} lines, go on from line {first_line + shown}]"
+
+
+def _matches(place: Rooted, path: str, text: str) -> list[str]:
+    """The lines of a file with a text in them; none of a binary file."""
+    try:
+        data = place.read(path, _READ)
+    except FileError:  # removed meanwhile, or not to be read
+        return []
+    if b"\0" in data[:8192]:
+        return []
+    lines = enumerate(data.decode(errors="replace").splitlines(), 1)
+    wanted = text.casefold()
+    return [f"{path}:{number}: {line.strip()[:_LINE]}" for number, line in lines if wanted in line.casefold()]
+
+
 def _writers(place: Rooted) -> list[Tool]:
-    @tool(effects=["reads", "writes"])
+    @tool(effects=["reads", "writes"], trusted=True)
     def write_file(path: str, content: str) -> str:
         """Write a text file of the workspace: a new one, or all of an old one anew.
 
@@ -120,7 +131,7 @@ def _writers(place: Rooted) -> list[Tool]:
         new = place.write(path, _encoded(path, content))
         return f"{'wrote' if new else 'replaced'} {path}: {len(content.splitlines())} lines"
 
-    @tool(effects=["reads", "writes"])
+    @tool(effects=["reads", "writes"], trusted=True)
     def edit_file(path: str, old: str, new: str, all_of_them: bool = False) -> str:
         """Replace a text in a file of the workspace.
 

@@ -10,8 +10,8 @@ from typing import Final
 
 from modelworks.agents.sandbox.kinds import Bounds, SandboxError
 from modelworks.agents.sandbox.run import Sandbox
-from modelworks.agents.sandbox.watch import Result
-from modelworks.agents.tool import Effect, Tool, tool
+from modelworks.agents.sandbox.watch import Result as Ran
+from modelworks.agents.tool import Effect, Result, Tool, tool
 
 _SECONDS: Final = 30.0
 _OUTPUT: Final = 16 << 10
@@ -64,7 +64,7 @@ def python(
     place = folders[0] if folders else None
 
     @tool(name="python", effects=effects if folders else (), timeout=sandbox.bounds.seconds + 10.0)
-    def run(code: str) -> str:
+    def run(code: str) -> Result:
         """Run Python code. Returns what it prints, and the value of its last expression.
 
         There is no network. Variables are not kept from one call to the next; files in the current folder are.
@@ -99,18 +99,18 @@ def _interpreter() -> tuple[str, list[str]]:
     raise SandboxError("no Python interpreter runs confined: " + "; ".join(reasons))
 
 
-def told(result: Result) -> str:
-    """A result for the model: output, then errors, then how it ended where that was not well."""
-    parts = [result.stdout.rstrip("\n"), result.stderr.rstrip("\n")]
-    if result.killed:
+def told(ran: Ran) -> Result:
+    """For the model: output, then errors, then how it ended where that was not well."""
+    parts = [ran.stdout.rstrip("\n"), ran.stderr.rstrip("\n")]
+    if ran.killed:
         why = {
             "time": "it took too long",
             "cpu": "it took too much processor time",
             "memory": "it used too much memory",
             "disk": "it wrote too much to the disk",
             "halt": "it was halted",
-        }[result.killed]
-        parts.append(f"[killed after {result.seconds:.1f} s: {why}]")
-    elif result.status:
-        parts.append(f"[ended with status {result.status}]")
-    return "\n".join(part for part in parts if part) or "(no output)"
+        }[ran.killed]
+        parts.append(f"[killed after {ran.seconds:.1f} s: {why}]")
+    elif ran.status:
+        parts.append(f"[ended with status {ran.status}]")
+    return Result("\n".join(part for part in parts if part) or "(no output)", error=ran.status != 0)

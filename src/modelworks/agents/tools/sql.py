@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from modelworks.agents.tool import Tool, tool
+from modelworks.agents.tool import Result, Tool, tool
 from modelworks.core.errors import ConfigError, ModelworksError
 from modelworks.core.sqlite import may_be_sqlite
 
@@ -50,9 +50,9 @@ def sql(data: str | os.PathLike[str]) -> Tool:
     with closing(_opened(path)) as connection:
         tables = _schema(connection, path)
 
-    def run(query: str) -> str:
+    def run(query: str) -> Result:
         with closing(_opened(path)) as connection:
-            return _asked(connection, query)
+            return Result(_asked(connection, query), frozenset({path.name}))
 
     run.__doc__ = f"""Ask a database with one SQL query (SQLite's dialect). It can only be read.
 

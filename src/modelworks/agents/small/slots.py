@@ -1,0 +1,140 @@
+"""The parameters of a call, each with its options, and the best choice for all of them by code alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+from modelworks.agents.small.mentions import Mention
+from modelworks.agents.small.options import Option, Text, default_of, kind_of, options
+from modelworks.agents.small.words import parts
+from modelworks.agents.tool import Tool
+
+Likeness: TypeAlias = Callable[[str, Sequence[str]], Sequence[float]]
+"""How much each of some texts is like another, by their vectors: about 0 where it is not, towards 1 where it is."""
+
+_BEAM: Final = 12
+_USUAL: Final = 0.2  # the likeness of a word and a parameter that have nothing to do with each other
+_MOST_OPTIONS: Final = 10
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Fitted on the development cases of BFCL."""
+
+    logprob: float = 0.2
+    """What a nat of the model counts, beside the fit's own points."""
+    overruled: float = 8.0
+    """By how many nats at most: what the model finds impossible may be right all the same."""
+    meant: float = 1.0
+    """What it counts that a text means what the parameter's name and description do, from 0 to 1."""
+    hopeless: float = 2.0
+    """By how much less a value may fit than the best for the model to be asked about it."""
+    reused: float = 2.5
+    """What it costs to take a place of the text twice."""
+    turned: float = 0.3
+    """What it costs to stand before the value of the parameter before, of the same kind."""
+    optional: float = 1.0
+    """The fit that a value needs for a parameter that may be left out."""
+    required: float = -1.0
+    """The fit that a value needs for one that may not."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A parameter and what it may be."""
+
+    name: str
+    schema: Mapping[str, Any]
+    options: tuple[Option, ...]
+    scores: tuple[float, ...]
+    """Of the options, and last of leaving it out."""
+
+
+def slots(
+    tool: Tool,
+    span: tuple[int, int],
+    whole: tuple[int, int],
+    pinned: Mapping[str, Option],
+    texts: Sequence[Text],
+    weights: Weights,
+    likeness: Likeness | None = None,
+) -> list[Slot]:
+    """The parameters of a call, but for those that are objects, by a part of the first text and by further texts.
+
+    What stands outside of `span` counts less, and outside of `whole` much less.
+    """
+    properties: Mapping[str, Any] = tool.parameters.get("properties", {})
+    required = set(tool.parameters.get("required", ()))
+    return [
+        _pinned(name, schema, pinned[name])
+        if name in pinned
+        else _slot(name, schema, (span, whole), texts, weights, likeness, name in required)
+        for name, schema in properties.items()
+        if kind_of(schema) != "object"
+    ]
+
+
+def _pinned(name: str, schema: Mapping[str, Any], option: Option) -> Slot:
+    return Slot(name, schema, (option,), (10.0, -10.0))
+
+
+def _slot(
+    name: str,
+    schema: Mapping[str, Any],
+    places: tuple[tuple[int, int], tuple[int, int]],
+    texts: Sequence[Text],
+    weights: Weights,
+    likeness: Likeness | None,
+    required: bool,
+) -> Slot:
+    found = options(name, schema, texts[0], *places)
+    for text in texts[1:]:
+        further = [each for each in options(name, schema, text) if each.fit > 0 or required]
+        found += [replace(each, fit=each.fit - 0.5, mention=None) for each in further]  # places are the first text's
+    if likeness is not None and kind_of(schema) == "string" and not schema.get("enum"):
+        found = _meant(name, schema, found, weights, likeness)
+    least = weights.required if required else weights.optional
+    found = sorted((each for each in found if each.fit >= least), key=lambda each: -each.fit)
+    if required and (default := default_of(schema)) is not None and kind_of(schema) != "array":
+        found.append(Option(default, "default", 0.0))
+    found = found[:_MOST_OPTIONS]
+    left_out = -8.0 if required else weights.optional
+    return Slot(name, schema, tuple(found), (*(each.fit for each in found), left_out))
+
+
+def _meant(
+    name: str, schema: Mapping[str, Any], found: Sequence[Option], weights: Weights, likeness: Likeness
+) -> list[Option]:
+    """The options, those the fitter that mean what the parameter does: "tennis" of a sport."""
+    said = f"{' '.join(parts(name))}: {schema.get('description', '')}"
+    near = likeness(said, [str(each.value) for each in found])
+    return [replace(each, fit=each.fit + weights.meant * (value - _USUAL)) for each, value in zip(found, near)]
+
+
+def assigned(found: Sequence[Slot], weights: Weights) -> list[Option | None]:
+    """The best choice of an option, or of none, for each parameter: a beam, since a place is dear to take twice."""
+    beam: list[tuple[float, list[Option | None]]] = [(0.0, [])]
+    for slot in found:
+        grown = []
+        for total, chosen in beam:
+            grown.append((total + slot.scores[-1], [*chosen, None]))
+            for option, score in zip(slot.options, slot.scores):
+                cost = weights.reused * _taken(option.mention, chosen) + weights.turned * _turns_back(option, chosen)
+                grown.append((total + score - cost, [*chosen, option]))
+        beam = sorted(grown, key=lambda each: -each[0])[:_BEAM]
+    return beam[0][1]
+
+
+def _taken(mention: Mention | None, chosen: Sequence[Option | None]) -> bool:
+    return mention is not None and any(
+        each is not None and each.mention is not None and each.mention.overlaps(mention) for each in chosen
+    )
+
+
+def _turns_back(option: Option, chosen: Sequence[Option | None]) -> bool:
+    before = next((each for each in reversed(chosen) if each is not None), None)
+    if before is None or before.mention is None or option.mention is None:
+        return False
+    return before.mention.kind == option.mention.kind and option.mention.start < before.mention.start

@@ -1,0 +1,64 @@
+"""Arguments of a call: from the text, by what code and a model make of the options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from modelworks.agents.small.fill import Filled, fill
+from modelworks.agents.small.options import read
+from modelworks.agents.small.plan import Ask
+from modelworks.agents.small.slots import Weights
+from modelworks.agents.tool import Tool
+
+TEXT, WHOLE = {"type": "string"}, {"type": "integer"}
+
+
+def filled(text: str, properties: dict[str, Any], required: Sequence[str], *more: str, **settings: Any) -> Filled:
+    schema = {"type": "object", "properties": properties, "required": list(required)}
+    whole = (0, len(text))
+    ask = Ask(Tool("f", "", schema, print, frozenset()), whole, whole)
+    texts = [read(text), *(read(each, "observation") for each in more)]
+    return fill(ask, texts, settings.pop("weights", Weights()), **settings)
+
+
+def test_values_in_the_schema_s_order_each_with_its_source() -> None:
+    made = filled("height 5 and base 10", {"base": WHOLE, "height": WHOLE}, ["base", "height"])
+    assert list(made.arguments.items()) == [("base", 10), ("height", 5)]
+    assert {option.source for option in made.sources.values()} == {"query"}
+    assert made.missing == ()
+
+
+def test_what_nothing_fits_is_missing_and_an_observation_can_bring_it() -> None:
+    properties = {"user_id": WHOLE, "city": TEXT}
+    assert filled("mail to Ada in Rome", properties, ["user_id", "city"]).missing == ("user_id",)
+    made = filled("mail to Ada in Rome", properties, ["user_id", "city"], '{"user_id": 4711}')
+    assert made.arguments == {"user_id": 4711, "city": "Rome"}
+    assert made.sources["user_id"].source == "observation"
+
+
+def test_objects_are_made_of_their_own_properties() -> None:
+    area = {"type": "object", "properties": {"width": WHOLE, "height": WHOLE}, "required": ["width", "height"]}
+    assert filled("a width of 20 and a height of 12", {"area": area}, ["area"]).arguments == {
+        "area": {"width": 20, "height": 12}
+    }
+
+
+def test_the_model_chooses_among_what_code_offers() -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def score(prefix: str, options: Sequence[str]) -> list[float]:
+        asked.append((prefix, list(options)))
+        return [0.0 if option == '"tennis"' else -30.0 for option in options]
+
+    text = "the best player of tennis by rank"
+    made = filled(text, {"sport": TEXT}, ["sport"], score=score, head='{"arguments": ')
+    assert made.arguments == {"sport": "tennis"}
+    ((prefix, options),) = asked
+    assert prefix == '{"arguments": {"sport": '
+    assert len(options) <= 8
+    assert all(option.strip('"') in text for option in options)
+    # a number is scored with what comes behind it, since 1 begins 10
+    asked.clear()
+    filled("1 of 10 or 2 of 20", {"n": WHOLE, "m": WHOLE}, ["n", "m"], score=score)
+    assert all(option.endswith((",", "}")) for _, options in asked for option in options)

@@ -1,0 +1,152 @@
+"""Small-model mode as a chat model: it calls, answers, asks, goes on after observations, and hands over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers
+
+from modelworks.agents.local import LocalModel
+from modelworks.agents.model import Reply
+from modelworks.agents.small.model import Settings, SmallModel
+from modelworks.agents.tool import Tool
+from modelworks.models.llama import Llama, LlamaConfig
+from modelworks.text.bytelevel import BYTE_TO_CHAR
+from modelworks.text.tokenizer import Tokenizer
+
+SIZES = {
+    "model_type": "llama",
+    "vocab_size": 257,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 4096,
+    "eos_token_id": 256,
+    "initializer_range": 0.4,
+}
+TEMPLATE = "{% for m in messages %}{{ m.role + ':' + m.content + '\\n' }}{% endfor %}"
+
+
+def make(name: str, description: str, required: list[str], **properties: Any) -> Tool:
+    schema = {"type": "object", "properties": properties, "required": required}
+    return Tool(name, description, schema, print, frozenset())
+
+
+WEATHER = make(
+    "get_weather",
+    "Get the weather of a city.",
+    ["city"],
+    city={"type": "string", "description": "The city"},
+    days={"type": "integer"},
+)
+MAIL = make("send_mail", "Send a mail to a user.", ["user_id"], user_id={"type": "integer"})
+TOOLS = [WEATHER, MAIL]
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalModel]:
+    backend = tokenizers.Tokenizer(models.BPE({char: byte for byte, char in BYTE_TO_CHAR.items()}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|im_end|>"])
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig.from_hf(SIZES)).eval()
+    model.tokenizer = Tokenizer(backend, eos_id=256, chat_template=TEMPLATE)
+    with LocalModel(model, name="tiny") as made:
+        yield made
+
+
+@pytest.fixture(params=[True, False], ids=["scored", "code"])
+def small(local: LocalModel, request: pytest.FixtureRequest) -> SmallModel:
+    return SmallModel(local, settings=Settings(scored=request.param))
+
+
+def said(*texts: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text} for text in texts]
+
+
+def calls(reply: Reply) -> list[tuple[str, Any]]:
+    return [(call.name, json.loads(call.arguments)) for call in reply.calls]
+
+
+def test_a_call_and_several(small: SmallModel) -> None:
+    reply = small.reply(said("Get the weather of the city Rome for 3 days"), TOOLS)
+    assert calls(reply) == [("get_weather", {"city": "Rome", "days": 3})]
+    assert reply.margin is not None
+    assert reply.margin > 0
+    reply = small.reply(said("Get the weather of the cities Rome and Oslo"), TOOLS)
+    assert calls(reply) == [("get_weather", {"city": "Rome"}), ("get_weather", {"city": "Oslo"})]
+
+
+def test_no_tool_is_text_and_a_missing_value_is_asked_for(small: SmallModel) -> None:
+    reply = small.reply(said("Who wrote the novel?"), TOOLS, max_tokens=4)
+    assert reply.calls == ()
+    assert reply.completion_tokens > 0
+    reply = small.reply(said("Send a mail to the user, please"), TOOLS, choice="required")
+    ((name, arguments),) = calls(reply)
+    assert name == "ask_user"
+    assert "user_id" in arguments["question"]
+
+
+def test_what_was_called_is_not_called_again_and_observations_bring_values(small: SmallModel) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}
+    messages = [
+        *said("Get the weather of the city Rome"),
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "sunny"},
+    ]
+    assert small.reply(messages, TOOLS, max_tokens=4).calls == ()
+    messages[2]["content"] = "user_id 4711"
+    messages[0]["content"] = "Send a mail to the user"
+    assert calls(small.reply(messages, [MAIL])) == [("send_mail", {"user_id": 4711})]
+
+
+def test_a_close_choice_goes_to_the_larger_model(local: LocalModel) -> None:
+    class Larger:
+        name, context_length = "large", 10
+
+        def count(self, *_: Any) -> int:
+            return 0
+
+        def reply(self, *_: Any, **__: Any) -> Reply:
+            return Reply("mine")
+
+    make: Callable[[float], SmallModel] = lambda below: SmallModel(  # noqa: E731
+        local, larger=Larger(), settings=Settings(escalate_below=below, scored=False)
+    )
+    asked = said("Get the weather of the city Rome")
+    assert make(100.0).reply(asked, TOOLS).text == "mine"
+    assert make(0.0).reply(asked, TOOLS).calls
+
+
+def test_examples_are_shown_the_most_like_ones(local: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    prompt_ids = local.prompt_ids
+    monkeypatch.setattr(
+        local, "prompt_ids", lambda messages, tools: shown.append(messages) or prompt_ids(messages, tools)
+    )
+    examples = [
+        [*said(text), {"role": "assistant", "content": "", "tool_calls": []}]
+        for text in ("Play a song", "The weather of the city Oslo", "Weather in Turin", "Add two numbers")
+    ]
+    model = SmallModel(local, examples=examples, settings=Settings(shots=1))
+    model.reply(said("Get the weather of the city Rome"), TOOLS)
+    assert [message["content"] for message in shown[0]] == [
+        "The weather of the city Oslo",
+        "",
+        "Get the weather of the city Rome",
+    ]
+
+
+def test_tools_that_a_request_may_be_about(local: LocalModel) -> None:
+    small = SmallModel(local)
+    assert [tool.name for tool in small.offered(said("Get the weather of the city Rome"), TOOLS)] == ["get_weather"]
+    assert small.offered(said("Who wrote the novel?"), TOOLS) == []
+    assert small.count(said("hello"), TOOLS) == local.count(said("hello"), TOOLS)
+    assert (small.name, small.context_length) == ("tiny", 4096)

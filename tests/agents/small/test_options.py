@@ -1,0 +1,77 @@
+"""What an argument may be, by code alone: the fittest option, its type and its source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modelworks.agents.small.options import default_of, implied, options, read
+
+
+def best(name: str, schema: dict[str, Any], text: str) -> Any:
+    found = options(name, schema, read(text))
+    return found[0].value if found else None
+
+
+NUMBER = {"type": "number"}
+TRIANGLE = "a triangle with a base of 10 units and height of 5 units"
+
+
+@pytest.mark.parametrize(
+    ("name", "schema", "text", "value"),
+    [
+        ("base", {"type": "integer"}, TRIANGLE, 10),
+        ("height", {"type": "integer"}, TRIANGLE, 5),
+        ("height", NUMBER, TRIANGLE, 5.0),
+        ("rate", NUMBER, "at a rate of 5%", 0.05),
+        ("share", {"type": "integer", "description": "in percent"}, "a share of 5%", 5),
+        ("distance", {**NUMBER, "description": "in meters"}, "a distance of 3 km", 3000.0),
+        ("hour", {"type": "integer", "description": "closing hour"}, "open until 11 PM", 23),
+        ("unit", {"type": "string", "enum": ["celsius", "fahrenheit"]}, "how warm in Fahrenheit?", "fahrenheit"),
+        ("method", {"type": "string", "description": "'trapezoid' or 'simpson'"}, "use Simpson here", "simpson"),
+        ("date", {"type": "string", "description": "dd/mm/yyyy"}, "on March 4, 2023", "04/03/2023"),
+        ("day", {"type": "string", "format": "date"}, "on March 4, 2023", "2023-03-04"),
+        ("city", {"type": "string"}, "the weather in Rome today", "Rome"),
+        ("city", {"type": "string", "description": "such as Rome, IT"}, "the weather in Rome today", "Rome, IT"),
+        ("detailed", {"type": "boolean"}, "with a detailed report", True),
+        ("human_impact", {"type": "boolean"}, "do not include human impact", False),
+        ("values", {"type": "array", "items": NUMBER}, "the mean of 3, 4 and 5", [3.0, 4.0, 5.0]),
+        ("values", {"type": "array", "items": {"type": "integer"}}, "the mean of [3, 4]", [3, 4]),
+        (
+            "info",
+            {"type": "array", "items": {"type": "string", "enum": ["age_range", "rating", "price"]}},
+            "its rating and the age range",
+            ["rating", "age_range"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_fittest(name: str, schema: dict[str, Any], text: str, value: Any) -> None:
+    found = best(name, schema, text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_whole_number_is_wanted_where_one_is() -> None:
+    assert options("count", {"type": "integer"}, read("about 2.5 of them")) == []
+
+
+def test_values_outside_of_the_part_count_less() -> None:
+    text = read("Weather in Rome. Weather in Oslo.")
+    first, second = (options("city", {"type": "string"}, text, span)[0].value for span in ((0, 16), (17, 33)))
+    assert (first, second) == ("Rome", "Oslo")
+
+
+def test_every_option_has_its_source_in_the_text() -> None:
+    text = read("Book flights from Oslo to Rome on March 4, 2023 for 3 people")
+    for name in ("origin", "people", "note"):
+        for option in options(name, {"type": "string"}, text):
+            assert option.source == "query"
+            assert option.mention is not None
+
+
+def test_what_descriptions_state() -> None:
+    assert implied({"description": "One of 'real' or 'all'. It's easy."}) == ["real", "all"]
+    assert default_of({"default": 3}) == 3
+    assert default_of({"description": "Default is 'miles'."}) == "miles"
+    assert default_of({"description": "The unit."}) is None
