@@ -155,8 +155,9 @@ def made(
     memory: Path | None,
     *,
     as_json: bool = False,
+    page: bool = False,
 ) -> Iterator[Agent]:
-    """An agent as the options say, and all that it holds open."""
+    """An agent as the options say, and all that it holds open; one of a `page` may ask the user without a terminal."""
     from modelworks.agents.journal import Journal
     from modelworks.agents.loop import Agent
     from modelworks.agents.memory.memory import Memory
@@ -176,7 +177,7 @@ def made(
             journal=kept,
             memory=remembered,
             approve=_ask if sys.stdin.isatty() and not as_json else None,
-            can_ask=sys.stdin.isatty() and not as_json,
+            can_ask=page or (sys.stdin.isatty() and not as_json),
         )
         for name in policy.tools:
             if name not in {tool.name for tool in agent.tools}:

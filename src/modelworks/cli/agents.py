@@ -104,9 +104,10 @@ def serve(
     bound, told = address.opened()
     from modelworks.serve.agents import Agents, create_agents_app
 
-    with made(use, tools, rules, journal, memory) as agent:
+    with made(use, tools, rules, journal, memory, page=True) as agent:
         app = create_agents_app(Agents(agent, **told))
-        run_page(bound, app, f"{escaped(str(journal))}: runs of agents at {{url}}")
+        # A page that looks on never ends by itself.
+        run_page(bound, app, f"{escaped(str(journal))}: runs of agents at {{url}}", shutdown_seconds=2)
 
 
 def replay(run: str, /, *, journal: Where = JOURNAL, as_json: Json = False) -> None:

@@ -64,13 +64,14 @@ class Address:
         return server.bind(self.host, self.port), told
 
 
-def run_page(bound: socket, app: Starlette, said: str) -> None:
+def run_page(bound: socket, app: Starlette, said: str, *, shutdown_seconds: int = 30) -> None:
     """Serve an application until Ctrl-C; what is said once it does has the address in the place of {url}."""
     from modelworks.serve import server
 
     told = said.replace("{url}", server.url(bound))
     try:
-        server.make_server(app, on_start=lambda: print(told, flush=True)).run([bound])
+        running = server.make_server(app, shutdown_seconds=shutdown_seconds, on_start=lambda: print(told, flush=True))
+        running.run([bound])
     except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful end
         return
 

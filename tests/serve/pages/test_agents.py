@@ -139,6 +139,7 @@ def test_a_run_is_begun_with_the_chosen_tools_and_its_steps_are_read(page) -> No
     assert "failed" in second.text
     assert "the disk is away" in second.text
     assert opened.all(".ended strong")
+    assert not opened.all(".call.tainted")  # reading more is no harm
     assert "It has read" in opened.text(".ended .origins")
     assert opened.text("#run-state") == "Answered"
     opened.open("runs")  # what was taken out stays so
@@ -255,13 +256,13 @@ def test_a_halt_stops_the_run_and_resume_goes_on(page) -> None:
 def test_a_question_is_answered_on_the_page(page) -> None:
     opened = page(call("ask_user", question="Which colour?"), Reply("Blue it is."))
     begin(opened)
-    opened.until(lambda: opened.all(".ended.question"))
-    assert "Which colour?" in opened.text(".ended.question")
+    opened.until(lambda: opened.all(".ended.is-question"))
+    assert "Which colour?" in opened.text(".ended.is-question")
     opened.until(lambda: opened.focused(".ending textarea"))
     opened.press("Blue")
     press(opened, "Send")
-    opened.until(lambda: opened.all(".ended.answer"))
-    assert "Blue it is." in opened.text(".ended.answer")
+    opened.until(lambda: opened.all(".ended.is-answer"))
+    assert "Blue it is." in opened.text(".ended.is-answer")
     assert opened.text(".said-by:not(:first-child) .question") == "Blue"
 
 

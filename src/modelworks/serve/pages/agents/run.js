@@ -79,7 +79,7 @@ function ended(run, { state, failed }) {
 }
 
 function tell(state, waiting = 0) {
-  byId("run-state").className = `run-state ${waiting ? "waiting" : state}`;
+  byId("run-state").className = `run-state is-${waiting ? "waiting" : state}`;
   byId("run-state").textContent = state ? stateName(state, waiting) : "";
   byId("halt").hidden = state !== "running";
   byId("halt").disabled = false;

@@ -136,7 +136,7 @@ function row(run) {
   return h("li", {}, h("a", { className: "run-row", href: `#/run/${encodeURIComponent(run.id)}` },
     h("span", { className: "run-task" }, run.task),
     h("span", { className: "run-about" },
-      h("span", { className: `run-state ${kind}` }, stateName(run.state, run.waiting)),
+      h("span", { className: `run-state is-${kind}` }, stateName(run.state, run.waiting)),
       h("time", { dateTime: run.created, title: when.toLocaleString() }, when.toLocaleString([], {
         dateStyle: "medium", timeStyle: "short",
       })),

@@ -68,6 +68,7 @@ export class Trace {
     const card = this.calls.get(`${run} ${body.call}`);
     if (!card) return "";
     card.effects.replaceChildren(badges(body.effects, body.rule));
+    card.acts = body.effects.some((effect) => effect !== "reads");
     this.show(card, body.arguments, body.tainted);
     return `Calls ${body.tool}.`;
   }
@@ -92,13 +93,15 @@ export class Trace {
 
   onIntent(place, body, run) {
     const card = this.calls.get(`${run} ${body.call}`);
-    if (card) this.status(card, "running", "running");
+    if (!card) return;
+    card.begun = true;
+    this.status(card, "running", "running");
   }
 
   onResult(place, { call, content, error, seconds, origins, unknown }, run) {
     const card = this.calls.get(`${run} ${call}`);
     if (!card) return "";
-    this.read(run, origins.length || error ? origins : [card.tool]);
+    this.read(run, origins.length || !card.begun ? origins : [card.tool]);
     const how = unknown ? "stopped: it may have taken effect" : error ? "failed" : "done";
     this.status(card, error ? "failed" : "done", seconds >= 0.05 ? `${how} · ${seconds.toFixed(1)} s` : how);
     card.result.replaceChildren(folded("Result", content, origins, error));
@@ -123,7 +126,7 @@ export class Trace {
     new MarkdownView(body).update(text);
     const origins = [...this.origins.get(run)].sort();
     const title = kind === "answer" ? "Answer" : "The agent asks";
-    place.append(h("section", { className: `ended ${kind}` }, h("h2", { className: "small-heading" }, title), body,
+    place.append(h("section", { className: `ended is-${kind}` }, h("h2", { className: "small-heading" }, title), body,
       origins.length && kind === "answer" ? from("It has read", origins) : null));
     return `${title}. ${text}`;
   }
@@ -133,6 +136,8 @@ export class Trace {
   card(place, run, { id, name, arguments: written }) {
     const card = {
       tool: name,
+      acts: false, // whether it does more than read
+      begun: false,
       effects: h("span", {}),
       state: h("span", { className: "call-state" }),
       body: h("div", { className: "call-body" }),
@@ -150,7 +155,7 @@ export class Trace {
 
   show(card, given, tainted) {
     card.body.replaceChildren(exact(JSON.stringify(given, null, 2)), taints(tainted));
-    card.element.classList.toggle("tainted", tainted.length > 0);
+    card.element.classList.toggle("tainted", card.acts && tainted.length > 0);
   }
 
   status(card, kind, text) {
