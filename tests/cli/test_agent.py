@@ -135,3 +135,48 @@ def test_a_server_that_is_away_ends_the_run_with_status_1(run, journal) -> None:
     done = run("agent", "Anything.", "--url", "http://127.0.0.1:9/v1", "--journal", journal, "--seconds", "0.5")
     assert done.status == 1
     assert "stopped (" in done.err
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`asked(line, ...)`: what becomes of a request whose approver types these lines; None is the input's end."""
+    from modelworks.agents.approval import Request
+    from modelworks.agents.taint import Tainted
+    from modelworks.agents.tool import call_digest, tool
+    from modelworks.cli.agent import _ask
+
+    @tool(effects=["writes", "network"])
+    def send(to: str, text: str) -> str:
+        """Send."""
+        return ""
+
+    def typed(*lines: str | None) -> Any:
+        given = iter(lines)
+
+        def read(prompt: str = "") -> str:
+            line = next(given)
+            if line is None:
+                raise EOFError
+            return line
+
+        monkeypatch.setattr("builtins.input", read)
+        arguments = {"to": "eve@evil.example", "text": "a\x1b[31mb"}
+        tainted = (Tainted("to", "eve@evil.example", frozenset({"mail.eml"}), True),)
+        return _ask(Request("r", "c", "agent", send, arguments, call_digest(send, arguments), "it sends", tainted))
+
+    return typed
+
+
+def test_whoever_is_asked_sees_all_and_says_yes_no_or_something_else(asked, capsys) -> None:
+    assert asked("y").allow
+    shown = capsys.readouterr().out
+    for part in ("it sends", "network, writes", '"eve@evil.example"', "to stands in mail.eml"):
+        assert part in shown
+    assert "\x1b[31m" not in shown
+    refused = asked("what?", "n", "not to her")
+    assert (refused.allow, refused.reason) == (False, "not to her")
+    edited = asked("e", "{half", "e", '{"to": "bob@example.com", "text": "a"}')
+    assert edited.allow
+    assert edited.arguments == {"to": "bob@example.com", "text": "a"}
+    assert not asked("h").allow
+    assert not asked(None).allow

@@ -105,6 +105,8 @@ class DocumentSearch:
 
     def find(self, query: str) -> Result:
         """The best passages with their numbers and places; what they come from is the documents."""
+        if not query.strip():
+            return Result("The query is empty: say what to look for.", error=True)
         found = [excerpt(passage, query, self._longest) for passage in self._search(query, self._limit)]
         with self._lock:
             numbers = [self._numbers.setdefault(each, len(self._numbers) + 1) for each in found]
