@@ -93,13 +93,13 @@ with Journal({str(path)!r}) as journal:
 def test_a_file_that_is_something_else_is_left_alone(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("not a database")
-    with pytest.raises(StoreError, match="no SQLite database"):
+    with pytest.raises(StoreError, match="is not a journal of agents"):
         Journal(text)
     assert text.read_text() == "not a database"
     other = tmp_path / "other.db"
     with sqlite3.connect(other) as connection:
         connection.execute("CREATE TABLE a (b)")
-    with pytest.raises(StoreError, match="no journal of agents"):
+    with pytest.raises(StoreError, match="is not a journal of agents"):
         Journal(other)
 
 

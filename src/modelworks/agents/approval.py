@@ -8,7 +8,7 @@ anew. Where nobody can be asked, what has to be asked about is refused.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -19,7 +19,9 @@ from modelworks.core.errors import ConfigError
 
 Rule: TypeAlias = Literal["always", "ask", "never"]
 RULES: Final[tuple[Rule, ...]] = get_args(Rule)
-_ACTING: Final[frozenset[Effect]] = frozenset({"writes", "network", "money"})
+ACTING: Final[frozenset[Effect]] = frozenset({"writes", "network", "money"})
+"""What reaches beyond reading."""
+_DOES: Final[Mapping[str, str]] = {"writes": "changes something", "network": "uses the network", "money": "costs money"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Policy:
             found = self.tools[tool.name]
         else:
             found = _strictest(self.effects.get(effect, "ask") for effect in tool.effects)
-        return _strictest((found, self.tainted)) if tainted and tool.effects & _ACTING else found
+        return _strictest((found, self.tainted)) if tainted and tool.effects & ACTING else found
 
 
 def _strictest(rules: Any) -> Rule:
@@ -74,6 +76,25 @@ class Request:
     tainted: tuple[Tainted, ...] = ()
     halt: Halt = field(default_factory=Halt, compare=False)
     """Whoever waits for an answer stops waiting at the halt."""
+
+
+def why_asked(tool: Tool, tainted: Sequence[Tainted]) -> str:
+    """One line: what a call would do, and whose words stand in it."""
+    acting = sorted(tool.effects & ACTING)
+    what = f"{tool.name} {' and '.join(_DOES[effect] for effect in acting)}" if acting else f"{tool.name} is to be run"
+    if not tainted or not acting:
+        return what
+    return f"{what}, and {_from(tainted)}"
+
+
+def _from(tainted: Sequence[Tainted]) -> str:
+    """What is tainted, and by whom; values that stand in what was read before those that only may derive from it."""
+    found = [each for each in tainted if each.found]
+    origins = ", ".join(sorted(frozenset[str]().union(*(each.origins for each in found or tainted))))
+    paths = ", ".join(each.path for each in found or tainted)
+    if found:
+        return f"{paths} came from {origins}"
+    return f"{paths} was written after reading {origins}" if paths else f"the call was chosen after reading {origins}"
 
 
 @dataclass(frozen=True, slots=True)

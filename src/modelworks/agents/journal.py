@@ -14,19 +14,16 @@ import hashlib
 import json
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from modelworks.agents.tool import canonical
 from modelworks.core.errors import ConfigError, StoreError
-from modelworks.core.sqlite import enable_wal, may_be_sqlite, statements, user_errors
+from modelworks.core.sqlite import IN_MEMORY, Database, Layout
 
 Kind: TypeAlias = Literal[
     "task", "recall", "reply", "call", "edit", "decision", "intent", "result", "said", "resume", "end"
@@ -38,8 +35,6 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 GENESIS: Final = "0" * 64
 """What the first entry names as the hash before it."""
 
-_VERSION: Final = 1
-_APPLICATION: Final = 0x4D57_4147  # "MWAG", in the file's header: this SQLite file is one of ours
 _SCHEMA: Final = """
 CREATE TABLE runs (
     id TEXT PRIMARY KEY,
@@ -64,6 +59,12 @@ CREATE INDEX entries_run ON entries (run, sequence);
 
 CREATE TABLE halts (run TEXT PRIMARY KEY, time TEXT NOT NULL) WITHOUT ROWID;
 """
+_LAYOUT: Final = Layout(
+    what="a journal of agents",
+    application=0x4D57_4147,  # "MWAG"
+    schema=_SCHEMA,
+    settings=("PRAGMA synchronous = FULL",),  # an intent is on disk before its call is made
+)
 
 State: TypeAlias = Literal["running", "interrupted", "answer", "question", "stop"]
 """Of a run: the last three are how it ended."""
@@ -96,60 +97,21 @@ class RunInfo:
     """The run's last step; None while it runs, and where it was interrupted."""
 
 
-class Journal:
+class Journal(Database):
     """The journal of a file, which is made where it is missing; ":memory:" for one that is not kept.
 
-    Raises `StoreError` for a file that is something else, damaged, locked or read-only, and for a full disk.
+    Raises `StoreError` as `Database` does.
     """
 
-    def __init__(self, path: Path | str = ":memory:") -> None:
-        self.path = Path(path)
-        self._lock = threading.RLock()
-        in_memory = str(path) == ":memory:"
-        with user_errors(self.path):
-            if not in_memory:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                if self.path.exists() and not may_be_sqlite(self.path):
-                    raise StoreError(f"{path}: it is no SQLite database: move it away, or choose another place")
-            self._connection = sqlite3.connect(
-                ":memory:" if in_memory else self.path, isolation_level=None, check_same_thread=False, timeout=30.0
-            )
-            if not in_memory:
-                enable_wal(self._connection)
-            self._connection.execute("PRAGMA synchronous = FULL")  # an intent is on disk before its call is made
-            self._open()
-
-    def _open(self) -> None:
-        with self._write() as connection:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if tables and application != _APPLICATION:
-                raise StoreError(f"{self.path}: it is no journal of agents: choose another place")
-            if version > _VERSION:
-                raise StoreError(f"{self.path}: it was written by a newer modelworks: update, or choose another place")
-            if not tables:
-                for statement in statements(_SCHEMA):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
-                connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-
-    def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self.close()
+    def __init__(self, path: Path | str = IN_MEMORY) -> None:
+        super().__init__(path, _LAYOUT)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def begin(self, run: str, agent: str, task: str, body: Mapping[str, Any], *, parent: str | None = None) -> None:
         """Add a run. Raises `ConfigError` where there is one of that id."""
         now = _now()
-        with self._write() as connection:
+        with self.transaction() as connection:
             try:
                 connection.execute(
                     "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, NULL)", (run, parent, agent, task, now, _process())
@@ -160,7 +122,7 @@ class Journal:
 
     def add(self, run: str, kind: Kind, body: Mapping[str, Any]) -> Entry:
         """Add what happened in a run; it is on disk when this returns."""
-        with self._write() as connection:
+        with self.transaction() as connection:
             if kind == "end":
                 connection.execute('UPDATE runs SET "end" = ? WHERE id = ?', (canonical(body), run))
             elif kind == "resume":
@@ -171,7 +133,7 @@ class Journal:
     def ask_to_halt(self, run: str) -> None:
         """Ask the process that carries out a run, whichever it is, to halt it. Raises `ConfigError` for no such run."""
         run = self.find(run).id
-        with self._write() as connection:
+        with self.transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO halts VALUES (?, ?)", (run, _now()))
 
     def _append(self, connection: sqlite3.Connection, run: str, kind: Kind, body: Mapping[str, Any], now: str) -> Entry:
@@ -189,24 +151,21 @@ class Journal:
 
     def head(self) -> tuple[int, str]:
         """How many entries there are, and the newest one's hash."""
-        with self._read() as connection:
-            row = connection.execute("SELECT sequence, hash FROM entries ORDER BY sequence DESC LIMIT 1").fetchone()
+        row = next(iter(self.rows("SELECT sequence, hash FROM entries ORDER BY sequence DESC LIMIT 1")), None)
         return (0, GENESIS) if row is None else (int(row[0]), str(row[1]))
 
     def written(self) -> int:
         """How many entries were ever written; more than there are where the last ones were taken out."""
-        with self._read() as connection:
-            row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
+        row = next(iter(self.rows("SELECT seq FROM sqlite_sequence WHERE name = 'entries'")), None)
         return 0 if row is None else int(row[0])
 
     def entries(self, run: str | None = None, *, after: int = 0) -> Iterator[Entry]:
         """The entries of one run, or of all, in order; those after a sequence number."""
-        with self._read() as connection:
-            rows = connection.execute(
-                "SELECT sequence, run, kind, body, time, previous, hash FROM entries"
-                " WHERE (?1 IS NULL OR run = ?1) AND sequence > ?2 ORDER BY sequence",
-                (run, after),
-            ).fetchall()
+        rows = self.rows(
+            "SELECT sequence, run, kind, body, time, previous, hash FROM entries"
+            " WHERE (?1 IS NULL OR run = ?1) AND sequence > ?2 ORDER BY sequence",
+            (run, after),
+        )
         for sequence, of, kind, body, at, previous, digest in rows:
             try:
                 content = json.loads(body)
@@ -218,17 +177,11 @@ class Journal:
 
     def raw(self) -> Iterator[tuple[int, str, str, str, str, str, str]]:
         """The entries as they stand in the file: sequence, run, kind, body, time, previous, hash."""
-        with self._read() as connection:
-            yield from connection.execute(
-                "SELECT sequence, run, kind, body, time, previous, hash FROM entries ORDER BY sequence"
-            ).fetchall()
+        yield from self.rows("SELECT sequence, run, kind, body, time, previous, hash FROM entries ORDER BY sequence")
 
     def runs(self) -> list[RunInfo]:
         """All runs, the newest first."""
-        with self._read() as connection:
-            rows = connection.execute(
-                'SELECT id, parent, agent, task, created, process, "end" FROM runs ORDER BY created DESC, id'
-            ).fetchall()
+        rows = self.rows('SELECT id, parent, agent, task, created, process, "end" FROM runs ORDER BY created DESC, id')
         return [_info(*row) for row in rows]
 
     def find(self, run: str) -> RunInfo:
@@ -243,27 +196,7 @@ class Journal:
 
     def asked_to_halt(self, run: str) -> bool:
         """Whether somebody asked to halt a run, or one that it is a part of."""
-        with self._read() as connection:
-            return (
-                connection.execute("SELECT 1 FROM halts WHERE run = ?1 OR ?1 LIKE run || '.%'", (run,)).fetchone()
-                is not None
-            )
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, user_errors(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
-
-    @contextmanager
-    def _read(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, user_errors(self.path):
-            yield self._connection
+        return bool(self.rows("SELECT 1 FROM halts WHERE run = ?1 OR ?1 LIKE run || '.%'", (run,)))
 
 
 def entry_hash(sequence: int, run: str, kind: str, body: str, at: str, previous: str) -> str:

@@ -16,23 +16,23 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from modelworks.agents import approval
-from modelworks.agents.approval import Decision, Request
+from modelworks.agents.approval import ACTING, Decision, Request, why_asked
 from modelworks.agents.arguments import ArgumentError, checked, parsed
 from modelworks.agents.execute import execute
 from modelworks.agents.halt import Halt
 from modelworks.agents.journal import Entry
 from modelworks.agents.limits import Meter, Usage
+from modelworks.agents.memory.working import WorkingMemory
 from modelworks.agents.model import Halted, Message, ModelError
 from modelworks.agents.state import State, Wanted, names
 from modelworks.agents.steps import Answer, Call, End, Observation, Question, Step, Stop, Thought, Why
-from modelworks.agents.taint import Taint, Tainted
-from modelworks.agents.tool import Effect, Result, Tool, call_digest, canonical
+from modelworks.agents.taint import Taint
+from modelworks.agents.tool import Result, Tool, call_digest, canonical
 from modelworks.core.errors import ConfigError, ContextLengthError
 
 if TYPE_CHECKING:
     from modelworks.agents.loop import Agent
 
-_ACTING: Final[frozenset[Effect]] = frozenset({"writes", "network", "money"})
 _POLL: Final = 0.2  # seconds between looks at the clock, and for a halt from elsewhere
 _MOST_EMPTY: Final = 2  # replies without a word in a row
 ASK_USER: Final = Tool(
@@ -102,6 +102,7 @@ class Run:
         above: State | None = None if parent is None else parent._state
         taint = Taint() if above is None else above.taint.copy()
         self._state: State = State(self._tools, Meter(agent.limits, None if above is None else above.meter), taint)
+        self._working = WorkingMemory()
         self._why: Why = "halted"
         self._edits: dict[str, Mapping[str, Any] | str] = {}
         self._steps = self._work()
@@ -230,10 +231,9 @@ class Run:
     def _fitted(self, tools: Sequence[Tool]) -> Sequence[Message]:
         """The dialogue, as much of it as the model has room for."""
         messages, model = self._state.messages(), self.agent.model
-        if self.agent.memory is None:
-            return messages
         budget = model.context_length - self.agent.limits.reply_tokens
-        return self.agent.memory.messages(messages, budget, lambda some: model.count(some, tools))
+        fit = self._working.fit if self.agent.memory is None else self.agent.memory.messages
+        return fit(messages, budget, lambda some: model.count(some, tools))
 
     def _offered(self) -> list[Tool]:
         """The tools as they were when the run began: one that was changed since is not offered any more."""
@@ -302,7 +302,7 @@ class Run:
             "digest": call_digest(tool, arguments),
             "effects": sorted(tool.effects),
             "rule": self.agent.policy.rule(tool, bool(tainted)),
-            "tainted": [_plain(each) for each in tainted],
+            "tainted": [each.record() for each in tainted],
         }
         self._add("call", body)
         return None
@@ -324,7 +324,7 @@ class Run:
         """By policy, or by whoever is asked: why a call is not made, or None where it may be."""
         tool, policy = call.tool, self.agent.policy
         assert tool is not None
-        if call.begun and not (tool.effects & _ACTING and not tool.resumes):
+        if call.begun and not (tool.effects & ACTING and not tool.resumes):
             return None  # it was interrupted, and may be made again
         tainted = self._state.taint.of(tool, call.arguments)
         rule = policy.rule(tool, bool(tainted))
@@ -337,7 +337,7 @@ class Run:
         elif rule == "always":
             return None
         else:
-            why = _asked_why(tool, tainted)
+            why = why_asked(tool, tainted)
         request = Request(
             run=self.id,
             call=call.id,
@@ -475,7 +475,7 @@ def _groups(calls: Sequence[Wanted]) -> Iterator[list[Wanted]]:
     together: list[Wanted] = []
     for call in calls:
         assert call.tool is not None
-        if call.tool.effects & _ACTING:
+        if call.tool.effects & ACTING:
             if together:
                 yield together
             yield [call]
@@ -484,28 +484,3 @@ def _groups(calls: Sequence[Wanted]) -> Iterator[list[Wanted]]:
             together.append(call)
     if together:
         yield together
-
-
-def _plain(each: Tainted) -> dict[str, Any]:
-    return {"path": each.path, "value": each.value, "origins": sorted(each.origins), "found": each.found}
-
-
-def _asked_why(tool: Tool, tainted: Sequence[Tainted]) -> str:
-    acting = sorted(tool.effects & _ACTING)
-    what = f"{tool.name} {' and '.join(_DOES[effect] for effect in acting)}" if acting else f"{tool.name} is to be run"
-    if not tainted or not acting:
-        return what
-    return f"{what}, and {_from(tainted)}"
-
-
-_DOES: Final[Mapping[str, str]] = {"writes": "changes something", "network": "uses the network", "money": "costs money"}
-
-
-def _from(tainted: Sequence[Tainted]) -> str:
-    """What is tainted, and by whom; values that stand in what was read before those that only may derive from it."""
-    found = [each for each in tainted if each.found]
-    origins = ", ".join(sorted(frozenset[str]().union(*(each.origins for each in found or tainted))))
-    paths = ", ".join(each.path for each in found or tainted)
-    if found:
-        return f"{paths} came from {origins}"
-    return f"{paths} was written after reading {origins}" if paths else f"the call was chosen after reading {origins}"

@@ -29,6 +29,10 @@ class Tainted:
     found: bool
     """Whether it stands in that content; otherwise the model wrote it after reading."""
 
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"path": self.path, "value": self.value, "origins": sorted(self.origins), "found": self.found}
+
 
 class Taint:
     """What one run has been told by the user, and what it has read of others."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelworks.agents.memory import database
-from modelworks.agents.memory.database import Database, mentions
+from modelworks.agents.memory.database import Remembered, mentions
 from modelworks.agents.memory.semantic import Facts
 from modelworks.core.errors import StoreError
 
@@ -54,18 +54,18 @@ def test_only_a_file_of_ours_is_opened(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("my notes")
     for path in (other, tmp_path / "text"):
         before = path.read_bytes()
-        with pytest.raises(StoreError, match="is no agent's memory"):
-            Database(path)
+        with pytest.raises(StoreError, match="is not an agent's memory"):
+            Remembered(path)
         assert path.read_bytes() == before
     path = tmp_path / "ours.db"
-    Database(path).close()
+    Remembered(path).close()
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(StoreError, match="newer modelworks"):
-        Database(path)
+        Remembered(path)
     (tmp_path / "file").touch()
     with pytest.raises(StoreError):
-        Database(tmp_path / "file" / "memory.db")
+        Remembered(tmp_path / "file" / "memory.db")
 
 
 def test_several_threads_and_openers_share_a_file(tmp_path: Path) -> None:

@@ -7,20 +7,15 @@ the write-ahead log holds earlier pages. So pages are overwritten, the index is 
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from modelworks.core.errors import StoreError
-from modelworks.core.sqlite import enable_wal, may_be_sqlite, statements, user_errors
+from modelworks.core.sqlite import Database, Layout
 from modelworks.text.words import TOKENIZER, cjk_terms, index_form
 
-_VERSION: Final = 1
-_APPLICATION: Final = 0x4D57_414D  # "MWAM", in the file's header: this SQLite file is one of ours
 _PATIENCE_S: Final = 10.0  # that readers get to end before the log is emptied
 
 _SCHEMA: Final = f"""
@@ -46,90 +41,24 @@ CREATE TABLE facts (
     vector BLOB
 );
 CREATE VIRTUAL TABLE facts_fts USING fts5(words, cjk, tokenize = '{TOKENIZER}');
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_VERSION};
 """
+_LAYOUT: Final = Layout(
+    what="an agent's memory",
+    application=0x4D57_414D,  # "MWAM"
+    schema=_SCHEMA,
+    settings=("PRAGMA secure_delete = ON",),
+)
 
-Self = TypeVar("Self", bound="Database")
 
-
-class Database:
-    """One connection to the file, which threads share and other processes may have open as well."""
+class Remembered(Database):
+    """The file, whose rows are found by their words and can be erased."""
 
     def __init__(
         self, path: str | Path, *, busy_timeout_s: float = 60.0, clock: Callable[[], float] = time.time
     ) -> None:
-        """Open the file, made where it is missing.
-
-        Raises StoreError for a file that is another tool's, damaged, locked for longer than the timeout, in a place
-        that cannot be written, or of a newer modelworks.
-        """
-        self.path = Path(path).expanduser()
+        """As `Database`; `clock` tells the time in seconds."""
         self.clock = clock
-        self._lock = threading.RLock()
-        with user_errors(self.path):
-            if not self.path.exists():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            elif not may_be_sqlite(self.path):
-                raise StoreError(f"{self.path} is no agent's memory: choose another file")
-            self._connection = sqlite3.connect(
-                self.path,
-                timeout=busy_timeout_s,
-                isolation_level=None,  # transactions are begun explicitly
-                check_same_thread=False,  # the lock serialises
-            )
-            try:
-                self._prepare()
-            except BaseException:
-                self._connection.close()
-                raise
-
-    def _prepare(self) -> None:
-        """Check whose file it is, and make the tables in a new one."""
-        execute = self._connection.execute
-        version = execute("PRAGMA user_version").fetchone()[0]
-        tables = execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if tables and execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-            raise StoreError(f"{self.path} is no agent's memory: choose another file")
-        if version > _VERSION:
-            raise StoreError(f"{self.path} was made by a newer modelworks: upgrade modelworks")
-        execute("PRAGMA secure_delete = ON")
-        enable_wal(self._connection)
-        if version == _VERSION:
-            return
-        with self.transaction():
-            if execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was faster
-                for statement in statements(_SCHEMA):
-                    execute(statement)
-
-    def close(self) -> None:
-        """Close the file; calling it again does nothing."""
-        with self._lock:
-            self._connection.close()
-
-    def __enter__(self: Self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self.close()
-
-    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Every row of a query."""
-        with self._lock, user_errors(self.path):
-            return self._connection.execute(sql, parameters).fetchall()
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction: waits for other writers, and commits whole or not at all."""
-        with self._lock, user_errors(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # a full disk has rolled back by itself
-                    self._connection.execute("ROLLBACK")
-                raise
+        super().__init__(path, _LAYOUT, busy_timeout_s=busy_timeout_s)
 
     def index(self, connection: sqlite3.Connection, table: str, row: int, text: str) -> None:
         """Have a row's text found by its words."""

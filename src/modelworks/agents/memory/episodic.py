@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from modelworks.agents.memory.database import Database, mentions
+from modelworks.agents.memory.database import Remembered, mentions
 from modelworks.text.words import match_expression
 
 _FADED_S: Final = 30 * 86_400.0  # after which half of what recency adds is gone
@@ -34,7 +34,7 @@ class Episode:
     id: int = 0
 
 
-class EpisodicMemory(Database):
+class EpisodicMemory(Remembered):
     """Past runs in an SQLite file; safe to share between threads, and the file between processes.
 
     `clock` tells the time in seconds since 1970.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from modelworks.agents.limits import Usage
-from modelworks.agents.memory.database import Database
+from modelworks.agents.memory.database import Remembered
 from modelworks.agents.memory.episodic import Episode, EpisodicMemory
 from modelworks.agents.memory.semantic import Embedder, Facts, FactStore
 from modelworks.agents.memory.working import Count, WorkingMemory, shortened
@@ -56,7 +56,7 @@ class Memory:
     def close(self) -> None:
         """Close the files that `open` has opened; calling it again does nothing."""
         for each in (self.episodic, self.semantic):
-            if isinstance(each, Database):
+            if isinstance(each, Remembered):
                 each.close()
 
     def messages(self, messages: Sequence[Message], budget: int, count: Count) -> list[Message]:

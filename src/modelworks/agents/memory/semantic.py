@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from modelworks.agents.memory.database import Database, mentions
+from modelworks.agents.memory.database import Remembered, mentions
 from modelworks.core.errors import ConfigError
 from modelworks.text.words import match_expression
 
@@ -62,7 +62,7 @@ class Embedder(Protocol):
         """(N, C), rows of length 1."""
 
 
-class Facts(Database):
+class Facts(Remembered):
     """Facts in an SQLite file; safe to share between threads, and the file between processes."""
 
     def __init__(self, path: str | Path, embedder: Embedder | None = None, **settings: Any) -> None:
