@@ -1,8 +1,8 @@
 """Where the arguments of a call come from: what the user said, or what somebody else wrote.
 
 What tools and documents return is data: whoever wrote it must not decide what is done. A value is the user's where it
-stands in what the user wrote, or is one that the tool's schema names (an enum's, the default). Once a run has read
-content of others, every other value may derive from it: it stands in it, or the model wrote it after reading it. A call
+stands in what the user wrote, or is one that the tool's schema names (an enum's, the default); a short one or a number
+only where nobody else wrote it as well. Once a run has read content of others, every other value may derive from it: it stands in it, or the model wrote it after reading it. A call
 without arguments that the model only came to after reading is no better. (Tracking of the model's own inferences is not
 possible from outside; that all values count as tainted then is what makes this safe, and what it costs is questions.)
 """
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from modelworks.agents.steps import Observation
 from modelworks.agents.tool import Tool, canonical
+
+_TELLING: Final = 6  # characters from which on the same value twice is hardly a coincidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,10 @@ class Taint:
         tainted = []
         for path, value, named in leaves:
             words = _words(value)
-            if named or any(_within(words, text) for text in self._trusted):
-                continue
             origins = frozenset[str]().union(*(origins for text, origins in self._read if _within(words, text)))
+            is_users = any(_within(words, text) for text in self._trusted)
+            if named or (is_users and (_is_telling(words) or not origins)):
+                continue
             tainted.append(Tainted(path, value, origins or everyone, bool(origins)))
         return tuple(tainted)
 
@@ -114,6 +117,11 @@ def _within(words: str, text: str) -> bool:
             return True
         at = text.find(words, at + 1)
     return False
+
+
+def _is_telling(words: str) -> bool:
+    """Whether a value is long enough to be known by: the 13 of a file's number may be that of the user's June 13."""
+    return len(words) >= _TELLING and not words.replace(".", "").replace(",", "").isdigit()
 
 
 def _is_word(character: str) -> bool:
