@@ -4,7 +4,7 @@ What tools and documents return is data: whoever wrote it must not decide what i
 stands in what the user wrote, or is one that the tool's schema names (an enum's, the default); a short one or a number
 only where nobody else wrote it as well. Once a run has read content of others, every other value may derive from it: it
 stands in it, or the model wrote it after reading it. A call without arguments that the model only came to after reading
-is no better. (Tracking of the model's own inferences is not possible from outside; that all values count as tainted then
+is no better. (The model's own inferences cannot be tracked from outside; that all values count as tainted then
 is what makes this safe, and what it costs is questions.)
 """
 
