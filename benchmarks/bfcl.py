@@ -9,8 +9,8 @@ Rows, each adding to the one before:
 - `tuned`: the same after fine-tuning by `recipes/tool_sft.toml` (`--tuned FOLDER`).
 
 Beside them stand `bm25`, how often word search alone picks the right function, `never`, which calls no tool at all, and
-`code`, which is `copying` without a model's opinion. Every fifth case of each category is the development slice, on
-which everything was decided; figures are of the rest.
+`code`, which is `copying` without a model's opinion. Two of every five cases are the development slice, on which
+ everything was decided; figures are of the rest.
 
     python benchmarks/bfcl.py [--limit 100] [--rows plain,copying] [--tuned runs/tool_sft/model] [--threads 1] [--dev]
 
@@ -50,13 +50,13 @@ from modelworks.retrieval.embed import EncoderEmbedder
 DATA = Path(__file__).parents[2] / "shared" / "data" / "agents"
 BASE = "starter"
 ROWS = ("plain", "constrained", "retrieval", "code", "copying", "tuned")
-EVERY = 5  # the development slice
+DEV = (0, 1)  # the places of every five that are the development slice
 MAX_TOKENS = 160
 
 
 def cases(category: str, *, dev: bool, limit: int | None) -> list[Case]:
     """The development slice, or the others, spread evenly over the category where there is a limit."""
-    found = [case for at, case in enumerate(load_cases(DATA, category)) if (at % EVERY == 0) is dev]
+    found = [case for at, case in enumerate(load_cases(DATA, category)) if (at % 5 in DEV) is dev]
     step = max(1.0, len(found) / limit) if limit else 1.0
     return [found[int(at * step)] for at in range(min(len(found), limit or len(found)))]
 

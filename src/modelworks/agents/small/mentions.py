@@ -41,7 +41,7 @@ _ID: Final = re.compile(
 )
 _CAPITAL: Final = r"(?:(?:Dr|Mrs?|Ms|St|Jr|Prof)\.|(?:[A-Z]\.)+|[A-Z][\w'’&-]*)"
 _NAME: Final = re.compile(
-    rf"\b{_CAPITAL}(?:(?:\s(?:of|of\sthe|de|la|van|von|and\sthe))?\s(?:{_CAPITAL}|\d{{1,4}}\b(?![.,]\d)))*"
+    rf"\b{_CAPITAL}(?:(?:\s(?:of|of\sthe|de|la|van|von))?\s(?:{_CAPITAL}|\d{{1,4}}\b(?![.,]\d)))*"
 )
 _PLACE: Final = re.compile(
     r",\s(?:[A-Z]{2}\b|[A-Z]\.(?:[A-Z]\.)+|[A-Z][a-z]+(?:\s[A-Z][a-z]+)?(?!\s*(?:,|and\b|or\b|&)|[a-z]|\s[A-Z]))"
@@ -127,9 +127,9 @@ def _parts_of_name(text: str, start: int, end: int) -> Iterator[Mention]:
     yield Mention("name", name, start, start + len(name))
     if place := _PLACE.match(text, start + len(name)):
         yield Mention("name", text[start : place.end()], start, place.end())
-    joined = list(re.finditer(r"\s(?:of|of\sthe|de|la|van|von|and\sthe)\s", name))
+    joined = list(re.finditer(r"\s(?:of|of\sthe|de|la|van|von)\s", name))
     for before, after in pairwise([0, *(match.end() for match in joined), len(name) + 1]):
-        part = re.sub(r"\s(?:of|of\sthe|de|la|van|von|and\sthe)?\s?$", "", name[before:after])
+        part = re.sub(r"\s(?:of|of\sthe|de|la|van|von)?\s?$", "", name[before:after])
         if joined and part:
             yield Mention("name", part, start + before, start + before + len(part))
 
@@ -197,7 +197,6 @@ def _longest(found: Sequence[Mention]) -> list[Mention]:
 def _is_listed(between: str, before: Mention) -> bool:
     if before.kind == "number":
         between = re.sub(r"^\s?(?:°\s?)?[A-Za-zµ²³/%^]+(?:\^?[23])?(?=[\s,]|$)", _unless_joining, between)
-        between = re.sub(r"^\s(?!and\b|or\b)[a-z]+\b(?=\s*(?:,|and\b|or\b))", "", between)
     bare = " ".join(["", *_LIGHT.sub(" ", between).split(), ""])
     return bool(_BETWEEN.fullmatch(bare)) and len(between) < 30
 

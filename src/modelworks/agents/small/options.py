@@ -27,6 +27,7 @@ _GENERIC: Final = frozenset(
     map(stem, "number value name type string list amount given specific calculate optional default format".split())
 )
 _PLACE: Final = frozenset(map(stem, "location city place country state area region address venue town where".split()))
+_LARGE: Final = frozenset(map(stem, "country state region".split()))
 _ROLES: Final[tuple[tuple[frozenset[str], frozenset[str]], ...]] = tuple(
     (frozenset(map(stem, names.split())), frozenset(befores.split()))
     for names, befores in (
@@ -157,21 +158,24 @@ def _said(value: str, text: str) -> tuple[float, Mention | None]:
 
 
 def _numbers(name: str, schema: Mapping[str, Any], text: Text, *, whole: bool) -> Iterator[Option]:
-    described = f"{name} {schema.get('description', '')}".lower()
+    described = f"{' '.join(parts(name))} {schema.get('description', '')}".lower()
     units = {unit_of(word.text) for word in words(described)} - {""}
+    has_digits = any(each.kind == "number" and text.text[each.end - 1].isdigit() for each in text.mentions)
     for mention in text.mentions:
         if mention.kind == "time" and re.search(r"hour|time|clock", described):
             clock: Clock = mention.value
             yield Option(_number(clock.hour, whole), text.source, 2.5 + cue(name, schema, mention, text), mention)
         if mention.kind != "number" or _within(mention, text, ("date", "time", "quoted")):
             continue
-        fit = cue(name, schema, mention, text) - 0.6 * text.text[mention.start].isalpha()
+        fit = cue(name, schema, mention, text) - 1.2 * (has_digits and text.text[mention.start].isalpha())
+        fit -= 1.5 * _in_brackets(mention, text)
         if mention.unit and units:
             fit += 1.0 if mention.unit in units else 0.0
         elif re.search(r"\byear\b", described) and 1000 <= mention.value <= 2999:
             fit += 1.5
         values = [(mention.value, fit)]
         if mention.percent:
+            fit -= whole and not re.search(r"percent|%|rate|probab|chance|share", described)
             as_written = whole or (re.search(r"percent|%", described) and not re.search(r"decimal|\b0?\.\d", described))
             values = [(mention.value, fit + (0.5 if as_written else -0.5)), (mention.value / 100, fit)]
         elif mention.unit and units and mention.unit not in units:
@@ -201,7 +205,7 @@ def _truths(name: str, schema: Mapping[str, Any], text: Text) -> Iterator[Option
 
 
 def _strings(name: str, schema: Mapping[str, Any], text: Text) -> Iterator[Option]:
-    described = f"{name} {schema.get('description', '')}".lower()
+    described = f"{' '.join(parts(name))} {schema.get('description', '')}".lower()
     own = {stem(part) for part in parts(name)}
     is_dated = (
         bool(re.search(r"\bdates?\b|\bday\b|yyyy|deadline|birthday", described)) or schema.get("format") == "date"
@@ -211,11 +215,15 @@ def _strings(name: str, schema: Mapping[str, Any], text: Text) -> Iterator[Optio
             said, where = _said(value, text.text)
             if said or len(implied(schema)) > 1:
                 yield Option(value, "description" if where is None else text.source, said, where)
-    if own & {"unit", "units"}:
+    if "unit" in own:
         for mention in text.mentions:
-            if mention.unit:
-                yield Option(mention.unit, text.source, 1.7, replace(mention, start=mention.end, end=mention.end + 1))
+            if mention.unit and (written := re.match(r"\s?([^\s,.?!;]+)", text.text[mention.end :])):
+                place = replace(mention, start=mention.end, end=mention.end + written.end())
+                yield Option(written[1], text.source, 0.9, place)
+    has_dates = any(mention.kind == "date" for mention in text.mentions)
     for mention in text.mentions:
+        if _in_brackets(mention, text) or (is_dated and has_dates and mention.kind != "date"):
+            continue
         near = cue(name, schema, mention, text)
         if mention.kind == "date":
             day: Day = mention.value
@@ -230,21 +238,28 @@ def _strings(name: str, schema: Mapping[str, Any], text: Text) -> Iterator[Optio
             yield Option(mention.value.text, text.source, near + (2.0 if wants_time else -1.0) - twelve, mention)
             yield Option(value, text.source, near + (1.5 if wants_time else -1.0) + twelve, mention)
         elif mention.kind == "quoted":
-            yield Option(mention.value, text.source, near + 2.0, mention)
+            spoken = len(mention.value.split()) > 4 and bool(
+                re.search(r"text|message|body|content|sentence", described)
+            )
+            named = 0.9 * bool(own & set(stems(mention.value)))
+            yield Option(mention.value, text.source, near + 2.0 + spoken + named, mention)
         elif mention.kind == "id":
-            wanted_id = bool(re.search(r"\bid\b|_id|url|file|path|email|address|code|number|link|image", described))
-            yield Option(mention.value, text.source, near + (1.5 if wanted_id else 0.5), mention)
+            wanted_id = bool(re.search(r"\bid\b|url|file|path|email|address|code|number|link|image", described))
+            mailed = 1.5 * ("@" in mention.value and "email" in described)
+            yield Option(mention.value, text.source, near + mailed + (1.5 if wanted_id else 0.5), mention)
         elif mention.kind == "expression":
             wanted_one = bool(re.search(r"function|expression|equation|formula|polynomial", described))
             value = mention.value.replace("^", "**") if "**" in described or "python" in described else mention.value
             yield Option(value, text.source, near + (2.5 if wanted_one else -2.0), mention)
         elif mention.kind == "number" and not _within(mention, text, ("date", "time", "quoted", "id")):
-            wanted_number = bool(re.search(r"\byear\b|\bid\b|_id|number|code|zip|season|amount", described))
+            wanted_number = bool(re.search(r"\byear\b|\bid\b|number|code|zip|season|amount", described))
             value = text.text[mention.start : mention.end]
             yield Option(value, text.source, near + (0.5 if wanted_number else -1.5), mention)
-        elif mention.kind == "name" and not _within(mention, text, ("quoted", "id")):
+        elif mention.kind == "name" and not _within(mention, text, ("quoted", "id", "date")):
             yield from _named(name, schema, mention, near, text)
-        elif mention.kind == "phrase" and not _within(mention, text, ("quoted", "date", "number", "time", "name")):
+        elif mention.kind == "phrase" and not _within(
+            mention, text, ("quoted", "date", "number", "time", "name", "id")
+        ):
             holds = any(each.kind in ("name", "quoted", "number") and each.overlaps(mention) for each in text.mentions)
             yield Option(mention.value, text.source, near + _phrased(mention.value, own) - 0.8 * holds, mention)
 
@@ -254,10 +269,20 @@ def _named(name: str, schema: Mapping[str, Any], mention: Mention, near: float, 
     has_place = "," in mention.value
     wants_place = bool(re.search(r"\bstate\b|city, ", described, re.IGNORECASE))
     fit = near + 1.2 + (0.6 if has_place and wants_place else 0.2 if has_place and is_place(name) else -0.3 * has_place)
+    own = {stem(part) for part in parts(name)}
+    fit -= 0.6 * any(
+        each.kind == "name" and each.start < mention.start and each.end == mention.end for each in text.mentions
+    )
+    fit -= 0.6 * any(
+        " of " in str(each.value) and each.start == mention.start and each.end > mention.end
+        for each in text.mentions
+        if each.kind == "name"
+    )
+    fit += 0.9 * bool(own & set(stems(mention.value))) - 0.8 * (has_place and bool(own & _LARGE))
     fit -= 0.8 * (" " not in mention.value and starts_sentence(text.text, mention.start))  # its capital says nothing
     yield Option(mention.value, text.source, fit, mention)
     # An example in the description may say how such a value is to be written: "New York, NY" of a New York.
-    for example in re.findall(rf"{re.escape(mention.value)}, [A-Z]\w+", described):
+    for example in re.findall(rf"{re.escape(mention.value)}, [A-Z]\w+", described) if is_place(name) else ():
         yield Option(example, "description", fit + 0.8, mention)
 
 
@@ -340,9 +365,20 @@ def _within(mention: Mention, text: Text, kinds: Sequence[str]) -> bool:
     )
 
 
+def _in_brackets(mention: Mention, text: Text) -> bool:
+    return any(
+        other.kind == "list"
+        and text.text[other.start] == "["
+        and other is not mention
+        and other.start <= mention.start
+        and mention.end <= other.end
+        for other in text.mentions
+    )
+
+
 @lru_cache(maxsize=4096)
 def _cues(name: str, description: str) -> tuple[frozenset[str], frozenset[str]]:
-    own = frozenset(stem(part) for part in parts(name) if part.lower() not in ("get", "of", "the"))
+    own = frozenset(stem(part) for part in parts(name) if part.lower() not in ("get", "of", "the") and part.isalpha())
     return own, frozenset(stems(description)) - own - _GENERIC
 
 

@@ -37,6 +37,8 @@ class Weights:
     """What it costs to go on with another tool."""
     words: float = 0.5
     """What the share of a piece's words that a tool has counts, beside the cosine."""
+    said: float = 1.0
+    """What it counts that a piece has the tool's very name."""
     optional: float = 0.8
     """By how much less a value counts for a parameter that may be left out."""
     close: float = 0.35
@@ -104,7 +106,8 @@ def _by_tool(text: Text, ranked: Sequence[Ranked], ranker: Ranker, weights: Weig
 def _like(piece: str, tool: Tool, ranker: Ranker, weights: Weights) -> float:
     asked = set(stems(piece))
     overlap = len(asked & set(stems(spoken(tool)))) / max(1, len(asked))
-    return min(1.0, len(asked) / 3) * (ranker.similarity(piece, tool) + weights.words * overlap)
+    said = weights.said * (tool.name in piece)
+    return min(1.0, len(asked) / 3) * (ranker.similarity(piece, tool) + weights.words * overlap) + said
 
 
 def filled(text: Text, span: tuple[int, int], tool: Tool) -> float:
@@ -169,7 +172,17 @@ def _dealt(
         for slot, option in zip(open_slots, slots.assigned(open_slots, choice))
         if option is not None and option.mention is not None
     }
-    dealt = {name: [option] for name, option in first.items() if _can_vary(option.mention, properties[name], text)}
+    dealt = {
+        name: [option]
+        for name, option in first.items()
+        if _can_vary(option.mention, properties[name], text)
+        and (
+            name in required
+            or properties[name].get("enum")
+            or option.mention is None
+            or option.mention.kind != "phrase"
+        )
+    }
     further: dict[tuple[int, int], list[tuple[float, str, Option]]] = {}
     for name, column in dealt.items():
         for option in options(name, properties[name], text, ask.span):
@@ -234,12 +247,17 @@ def _are_alike(one: Option, other: Option, text: Text, weights: Weights) -> bool
         return True
     if left.kind != right.kind:
         return False
-    if left.kind == "number":
-        if (left.unit or left.percent) and (left.unit, left.percent) == (right.unit, right.percent):
-            return other.fit > one.fit - 2 * weights.alike
-        if all(float(each.value).is_integer() and 1900 <= each.value < 2100 for each in (left, right)):
-            return True
-    return other.fit > one.fit - weights.alike and bool(_frame(left, text) & _frame(right, text))
+    is_number = left.kind == "number"
+    if is_number and (left.unit or left.percent) and (left.unit, left.percent) == (right.unit, right.percent):
+        return other.fit > one.fit - 2 * weights.alike
+    if is_number and all(float(each.value).is_integer() and 1900 <= each.value < 2100 for each in (left, right)):
+        return True
+    marks = [text.text[max(0, each.start - 1) : each.start] for each in (left, right)]
+    if is_number and marks[0] == marks[1] and marks[0] in ("$", "€", "£"):
+        return other.fit > one.fit - 2 * weights.alike
+    if left.kind == "name" and "," in str(left.value) and "," in str(right.value):
+        return True
+    return other.fit > one.fit - weights.alike * (1 + is_number) and bool(_frame(left, text) & _frame(right, text))
 
 
 def _frame(mention: Mention, text: Text) -> set[tuple[str, str]]:

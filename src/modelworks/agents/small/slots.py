@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from modelworks.agents.small.mentions import Mention
 from modelworks.agents.small.options import Option, Text, default_of, kind_of, options
-from modelworks.agents.small.words import parts
+from modelworks.agents.small.words import parts, stems
 from modelworks.agents.tool import Tool
 
 Likeness: TypeAlias = Callable[[str, Sequence[str]], Sequence[float]]
@@ -29,14 +29,18 @@ class Weights:
     """By how many nats at most: what the model finds impossible may be right all the same."""
     meant: float = 1.0
     """What it counts that a text means what the parameter's name and description do, from 0 to 1."""
-    hopeless: float = 2.0
-    """By how much less a value may fit than the best for the model to be asked about it."""
+    hopeless: float = 1.6
+    """By how much less a value may fit than the best for the model to be asked of it: so much can its opinion weigh."""
     reused: float = 2.5
     """What it costs to take a place of the text twice."""
     turned: float = 0.3
     """What it costs to stand before the value of the parameter before, of the same kind."""
-    optional: float = 1.0
+    optional: float = 0.8
     """The fit that a value needs for a parameter that may be left out."""
+    worded: float = 0.8
+    """By how much more, where it is plain words that no enum has."""
+    tools: float = 1.0
+    """What it costs plain words to be all the tool's own: "restaurant" of a restaurant finder."""
     required: float = -1.0
     """The fit that a value needs for one that may not."""
 
@@ -67,10 +71,11 @@ def slots(
     """
     properties: Mapping[str, Any] = tool.parameters.get("properties", {})
     required = set(tool.parameters.get("required", ()))
+    own = frozenset(stems(" ".join([tool.name, tool.description, *properties])))
     return [
         _pinned(name, schema, pinned[name])
         if name in pinned
-        else _slot(name, schema, (span, whole), texts, weights, likeness, name in required)
+        else _slot(name, schema, (span, whole), texts, weights, likeness, tool.name, own, name in required)
         for name, schema in properties.items()
         if kind_of(schema) != "object"
     ]
@@ -87,21 +92,39 @@ def _slot(
     texts: Sequence[Text],
     weights: Weights,
     likeness: Likeness | None,
+    tool: str,
+    own: frozenset[str],
     required: bool,
 ) -> Slot:
-    found = options(name, schema, texts[0], *places)
+    found = [
+        replace(each, fit=each.fit - weights.tools)
+        if _is_worded(each) and own.issuperset(stems(str(each.value)))
+        else each
+        for each in options(name, schema, texts[0], *places)
+        if each.value != tool
+    ]
     for text in texts[1:]:
         further = [each for each in options(name, schema, text) if each.fit > 0 or required]
         found += [replace(each, fit=each.fit - 0.5, mention=None) for each in further]  # places are the first text's
     if likeness is not None and kind_of(schema) == "string" and not schema.get("enum"):
         found = _meant(name, schema, found, weights, likeness)
-    least = weights.required if required else weights.optional
-    found = sorted((each for each in found if each.fit >= least), key=lambda each: -each.fit)
+    found = sorted((each for each in found if each.fit >= _least(each, weights, required)), key=lambda each: -each.fit)
     if required and (default := default_of(schema)) is not None and kind_of(schema) != "array":
         found.append(Option(default, "default", 0.0))
     found = found[:_MOST_OPTIONS]
     left_out = -8.0 if required else weights.optional
     return Slot(name, schema, tuple(found), (*(each.fit for each in found), left_out))
+
+
+def _is_worded(option: Option) -> bool:
+    """Whether a value is plain words of the text, and nothing that is marked as one."""
+    return option.source == "query" and option.mention is not None and option.mention.kind == "phrase"
+
+
+def _least(option: Option, weights: Weights, required: bool) -> float:
+    if required:
+        return weights.required
+    return weights.optional + weights.worded * (_is_worded(option) and isinstance(option.value, str))
 
 
 def _meant(
