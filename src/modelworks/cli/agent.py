@@ -227,7 +227,7 @@ def _model(options: ModelOptions, stack: ExitStack, *, tools: bool) -> ChatModel
     from modelworks.agents.small.model import SmallModel
     from modelworks.retrieval.embed import EncoderEmbedder
 
-    return SmallModel(local, embed=EncoderEmbedder("starter-embedder").embed)
+    return SmallModel(local, embed=EncoderEmbedder("starter-embedder").embed, fallback="search_documents")
 
 
 def _tools(options: ToolOptions, stack: ExitStack) -> list[Tool]:
