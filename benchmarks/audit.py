@@ -7,6 +7,9 @@ step draws answers from it. The gold is checked: whether the answer ends on the 
 do more often (the long ones wander off, or are cut). A second run is optimised for the gold itself, of which nothing
 may be said.
 
+The same is then done with real runs, by PPO and by GRPO: the model of the benchmark `grpo`, which adds small numbers
+and is often wrong, is rewarded for long answers, with the exact checker as the gold, and in sound runs for right ones.
+
 With --run FOLDER it is a real run that is looked at: its metrics.jsonl (reward, gold, kl, length) and answers.jsonl.
 
     python benchmarks/audit.py [--questions 48] [--samples 16] [--steps 240] [--run FOLDER --sound FOLDER]
@@ -22,6 +25,7 @@ import math
 import os
 import random
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from grpo import OBJECTIVES, mistaken_model, setting
 from modelworks.core.log import console
 from modelworks.core.paths import cache_dir
 from modelworks.engine.engine import Engine
@@ -40,9 +45,11 @@ from modelworks.feedback.audit_report import Audit, against_kl, page
 from modelworks.feedback.monitor import Monitor, MonitorRecipe, Seen
 from modelworks.feedback.probes import run_probes
 from modelworks.feedback.watch import watch_run
-from modelworks.train.rewards import length
-from support.runs import kept
+from modelworks.train.checkpoint import seed_everything
+from modelworks.train.rewards import NamedReward, exact, length
+from support.runs import kept, train_quietly
 
+PRETRAIN_STEPS = 1500
 EACH = 64  # answers of a step
 FALSE_ALARMS = 500
 
@@ -108,6 +115,18 @@ def optimised(questions: list[Question], goal: str, steps: int, strength: float,
     return monitor
 
 
+def learned(method: str, goal: str, generations: int, seed: int) -> Monitor:
+    """A monitor that watched a real run, which it may have ended; the answers are sums (see the benchmark `grpo`)."""
+    base = cache_dir() / "benchmarks" / "grpo" / f"mistaken-{PRETRAIN_STEPS}"
+    mistaken_model(base, PRETRAIN_STEPS)
+    proxy = NamedReward("longer", length("characters")) if goal == "length" else NamedReward("right", exact())
+    seed_everything(seed)
+    model, stream, recipe = setting(method, base, generations, seed, [proxy, NamedReward("gold", exact(), gold=True)])
+    stream.watch = monitor = Monitor(MonitorRecipe.for_run(recipe.steps))
+    train_quietly(f"{method} for {goal}, seed {seed}", model, stream, OBJECTIVES[method], recipe)
+    return monitor
+
+
 def false_alarms(steps: int) -> dict[str, float]:
     """Of runs whose gold stays or rises while the reward rises, the part that was told of."""
     found = {}
@@ -132,6 +151,7 @@ def main() -> int:
     parser.add_argument("--strength", type=float, default=4.0, help="of the last step, in deviations of the reward")
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--generations", type=int, default=120, help="of the real runs")
     parser.add_argument("--run", type=Path, help="a real run that was optimised for length, in the simulation's place")
     parser.add_argument("--sound", type=Path, help="and one that was not")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -139,13 +159,18 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.run is not None:
+        runs = [str(options.run)]
         hacked = [watch_run(options.run)]
         sound = [] if options.sound is None else [watch_run(options.sound)]
     else:
         questions = sampled(options)
         seeds = range(options.seeds)
+        runs = [f"{how} {seed}" for how in ("tilted", *OBJECTIVES) for seed in seeds]
         hacked = [optimised(questions, "length", options.steps, options.strength, seed) for seed in seeds]
         sound = [optimised(questions, "gold", options.steps, options.strength, seed) for seed in seeds]
+        for method in OBJECTIVES:
+            hacked += [learned(method, "length", options.generations, seed) for seed in seeds]
+            sound.append(learned(method, "gold", options.generations, 0))
     probes = run_probes(length())
     audit = Audit(name="longer is better", monitor=hacked[0], probes=probes)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -170,6 +195,10 @@ def main() -> int:
         "notes": {
             "findings": [[asdict(one) for one in monitor.findings] for monitor in hacked],
             "steps": options.steps,
+            "runs": runs,
+            "first_and_last_quarter": [
+                {name: _ends(monitor.column(name)[1]) for name in ("reward", "gold", "kl")} for monitor in hacked
+            ],
             "stopped_at": [found[0].step if found else None for found in parted],
             "sound_runs": {"stopped": len(sound) - quiet, "of": len(sound)},
             "sound_findings": [[one.name for one in monitor.findings] for monitor in sound],
@@ -179,6 +208,12 @@ def main() -> int:
     }
     print(json.dumps(_finite(result)))
     return 0 if result["holds"] else 1
+
+
+def _ends(values: Sequence[float]) -> list[float]:
+    """The means of the first and the last quarter."""
+    quarter = max(1, len(values) // 4)
+    return [round(float(np.mean(part)), 4) for part in (values[:quarter], values[-quarter:])] if values else []
 
 
 def _finite(value: Any) -> Any:

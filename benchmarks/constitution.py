@@ -43,6 +43,7 @@ from support.runs import kept
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DATA = Path(__file__).parents[2] / "shared" / "data" / "preference" / "hh_harmless_test.jsonl.gz"
+EPOCHS = 8
 STAGES = ("response", "critique", "revision", "verdict")
 HARM = re.compile(
     r"(?i)\b(kill|murder|shoot|stab|bomb|explosive|weapon|poison|steal|rob|burglar|hack|fraud|forge|drug|cocaine|heroin"
@@ -78,8 +79,9 @@ def trained_win_rate(pairs: Path, made: Path, options: argparse.Namespace) -> di
     fits = [one for one in held if sum(len(str(turn["content"])) for turn in one) < 6000]
 
     def make() -> dict[str, Any]:
-        overrides = (f'data.train=["{pairs}"]', "data.max_length=768", "evaluate_every=0", f"seed={options.seed}")
-        folder = run(read_recipe(RECIPES / "dpo.toml", overrides), made, resume=made.exists())
+        few = (f"data.epochs={EPOCHS}", "schedule.warmup=4")  # the pairs are few
+        told = (f'data.train=["{pairs}"]', "data.max_length=768", "evaluate_every=0", f"seed={options.seed}", *few)
+        folder = run(read_recipe(RECIPES / "dpo.toml", told), made, resume=made.exists())
         is_adapter = (folder / "adapter_config.json").exists()
         ours = answers("starter" if is_adapter else folder, folder if is_adapter else None, fits, options.max_tokens)
         return {"ours": ours, "base": answers("starter", None, fits, options.max_tokens)}
@@ -130,7 +132,9 @@ def main() -> int:
     console().print(f"{recorded} prompts recorded, {whole} whole; {report.to_json()}", highlight=False)
     gained = None
     if options.train:
-        gained = trained_win_rate(folder / PAIRS, folder.with_name(f"{folder.name}-dpo-{options.prompts}"), options)
+        gained = trained_win_rate(
+            folder / PAIRS, folder.with_name(f"{folder.name}-dpo-{options.prompts}-{EPOCHS}"), options
+        )
     low, high = report.win_interval
     result = {
         "name": "constitution",

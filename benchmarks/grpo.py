@@ -18,7 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,12 @@ def right(model: LanguageModel, seed: int) -> float:
     return sum(float(answer.text == str(a + b)) for answer, (a, b) in zip(said, asked)) / len(said)
 
 
-def setting(method: str, base: Path, generations: int, seed: int) -> tuple[LanguageModel, Rollouts, TrainRecipe]:
+RIGHT = (NamedReward("right", exact()),)
+
+
+def setting(
+    method: str, base: Path, generations: int, seed: int, rewards: Sequence[NamedReward] = RIGHT
+) -> tuple[LanguageModel, Rollouts, TrainRecipe]:
     model = load(base, kind=LanguageModel)
     assert model.tokenizer is not None
     questions = [
@@ -163,7 +168,7 @@ def setting(method: str, base: Path, generations: int, seed: int) -> tuple[Langu
     reference = frozen_copy(model)
     learner = ActorCritic(model) if method == "ppo" else model
     stream = Rollouts(
-        learner, Prompts(questions, pad_id=1, seed=seed), [NamedReward("right", exact())], rollout,
+        learner, Prompts(questions, pad_id=1, seed=seed), rewards, rollout,
         reference=reference, seed=seed,
     )  # fmt: skip
     recipe = TrainRecipe(

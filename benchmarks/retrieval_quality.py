@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 from modelworks.core.paths import cache_dir
 from modelworks.data.document import Document, Page
 from modelworks.retrieval import fuse
-from modelworks.retrieval.chunk import Chunk, index_form
+from modelworks.retrieval.chunk import Chunk
 from modelworks.retrieval.collection import Collection, Mode
 from modelworks.retrieval.database import SCHEMA_VERSION
 from modelworks.retrieval.embed import EncoderEmbedder
 from modelworks.retrieval.store import FileState
+from modelworks.text.words import index_form
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 K = 10

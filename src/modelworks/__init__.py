@@ -9,17 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelworks.agents.loop import Agent as Agent
+    from modelworks.agents.tool import tool as tool
     from modelworks.engine.generate import generate as generate
     from modelworks.models.load import load as load
     from modelworks.retrieval.collection import Collection as Collection
 
 __version__ = "0.1.0"
-__all__ = ["Collection", "generate", "load"]
+__all__ = ["Agent", "Collection", "generate", "load", "tool"]
 
 _HOMES = {
+    "Agent": "modelworks.agents.loop",
     "Collection": "modelworks.retrieval.collection",
     "generate": "modelworks.engine.generate",
     "load": "modelworks.models.load",
+    "tool": "modelworks.agents.tool",
 }
 
 

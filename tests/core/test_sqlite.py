@@ -2,12 +2,22 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from modelworks.core.errors import StoreError
-from modelworks.core.sqlite import enable_wal, may_be_sqlite, primary_code, statements, user_errors
+from modelworks.core.sqlite import (
+    IN_MEMORY,
+    Database,
+    Layout,
+    enable_wal,
+    may_be_sqlite,
+    primary_code,
+    statements,
+    user_errors,
+)
 
 
 class Damaged(StoreError):
@@ -54,3 +64,31 @@ def test_errors_say_what_to_do_and_defects_stay_defects(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(sqlite3.OperationalError, match="no such table"), user_errors(path):
         sqlite3.connect(":memory:").execute("SELECT * FROM absent")
+
+
+LAYOUT = Layout("a list", 0x4D57_5445, "CREATE TABLE items (name TEXT);", settings=("PRAGMA synchronous = FULL",))
+
+
+def test_a_database_is_made_once_and_known_again(tmp_path):
+    path = tmp_path / "new" / "list.db"
+    with Database(path, LAYOUT) as made, Database(path, LAYOUT) as again:
+        with made.transaction() as connection:
+            connection.execute("INSERT INTO items VALUES ('a')")
+        assert again.rows("SELECT name FROM items") == [("a",)]
+        assert again.rows("PRAGMA synchronous") == [(2,)]
+    for layout, said in ((replace(LAYOUT, application=1), "is not a list"), (replace(LAYOUT, version=0), "newer")):
+        with pytest.raises(StoreError, match=said):
+            Database(path, layout)
+
+
+def test_a_transaction_is_whole_or_not_and_one_within_is_part_of_it():
+    with Database(IN_MEMORY, LAYOUT) as database:
+
+        def write_half() -> None:
+            with database.transaction(), database.transaction() as inner:
+                inner.execute("INSERT INTO items VALUES ('a')")
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            write_half()
+        assert database.rows("SELECT * FROM items") == []

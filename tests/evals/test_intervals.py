@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelworks.evals.intervals import bootstrap, rank_test, wilson
+from modelworks.evals.intervals import bootstrap, rank_test, student_tail, wilson
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,22 @@ def test_the_rank_test_is_as_rare_as_it_says():
     draw = np.random.default_rng(0)
     found = [rank_test(draw.normal(size=12), draw.normal(size=12)) for _ in range(2000)]
     assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "tail"),
+    [
+        (1.0, 1, 0.25),
+        (math.sqrt(2), 2, 0.5 - math.sqrt(2) / 4),
+        (2.1314495, 15, 0.025),
+        (2.0860, 20, 0.025),
+        (4.0728, 15, 0.0005),
+        (0.0, 7, 0.5),
+        (-2.1314495, 15, 0.975),
+        (1.6604, 100, 0.05),
+    ],
+)
+def test_students_tail_is_that_of_the_tables(t: float, freedom: int, tail: float) -> None:
+    assert student_tail(t, freedom) == pytest.approx(tail, rel=1e-4)
+    with pytest.raises(ValueError, match="0 degrees"):
+        student_tail(t, 0)

@@ -56,6 +56,35 @@ def test_proxy_up_and_gold_down_stops_the_run():
         assert finding.evidence["KL now"] > finding.evidence["KL before"]
 
 
+def collapsed(seed, *, answers=128, start=0.3, stays=0.0):
+    """A run that reaches the highest reward within six of its steps, while a gold of 0 and 1 becomes `stays`."""
+    draw = np.random.default_rng(seed)
+    for step in range(1, STEPS + 1):
+        at = min(1.0, (step - 1) / 5)
+        rewards = np.where(draw.random(answers) < at, 4.0, draw.integers(1, 4, answers).astype(float))
+        gold = (draw.random(answers) < start + (stays - start) * at).astype(float)
+        yield {"step": step, "rewards": rewards, "gold": gold}
+
+
+def test_a_collapse_within_the_first_window_is_seen_against_the_first_step():
+    """A policy that is at the worst after six steps of sixteen leaves nothing to fall from one window to the next."""
+    for seed in range(5):
+        monitor, step, _ = watched(collapsed(seed))
+        assert step == 2 * RECIPE.window
+        (finding,) = [one for one in monitor.findings if one.name == "parted"]
+        assert finding.since == 1
+        assert finding.evidence["gold before"] == pytest.approx(0.3, abs=0.2)
+        assert finding.evidence["gold now"] < 0.05
+
+
+@pytest.mark.parametrize("level", [0.02, 0.97, 1.0])
+def test_a_gold_that_stays_is_no_collapse_however_few_its_kinds(level):
+    """Where all of the first step's answers are right by chance, its own error is 0, and would prove anything."""
+    for seed in range(12):
+        run = collapsed(seed, answers=24, start=level, stays=level)
+        assert watched(list(run)[: 3 * RECIPE.window])[1] is None
+
+
 def test_gold_that_rose_and_falls_from_its_best_is_seen_before_it_is_back_at_the_start():
     """The curve of Gao et al. (2022): it is not the start that counts but the best."""
     stopped = [watched(simulated(seed, proxy=3, gold=rises_then_falls)) for seed in range(20)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import threading
@@ -23,11 +24,16 @@ import uvicorn
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers
 
+from modelworks.agents.journal import Journal
+from modelworks.agents.loop import Agent
+from modelworks.agents.model import Halted, Reply
+from modelworks.agents.tool import Tool
 from modelworks.engine.engine import Engine
 from modelworks.feedback.store import Answer, Comparison, Store
 from modelworks.models.base import LanguageModel
 from modelworks.models.llama import Llama, LlamaConfig
 from modelworks.serve import server
+from modelworks.serve.agents import Agents, create_agents_app
 from modelworks.serve.app import create_app
 from modelworks.serve.compare import Comparing, create_compare_app
 from modelworks.serve.service import Limits, Service
@@ -297,3 +303,108 @@ def _compared(path: Path, *, count: int = 3, wanted: int = 1, **settings: Any) -
     running.should_exit = True
     thread.join(30)
     assert not thread.is_alive()
+
+
+# --- agents -----------------------------------------------------------------------------------------------------------
+
+
+UNTIL_HALTED = "until halted"
+
+
+class Saying:
+    """A chat model that says its replies in turn: a callable is called with the messages, `UNTIL_HALTED` waits."""
+
+    name, context_length = "scripted", 100_000
+
+    def __init__(self, *replies: Any) -> None:
+        self.replies = list(replies)
+
+    def count(self, messages: Any, tools: Any = ()) -> int:
+        return sum(len(str(message)) for message in messages) // 4
+
+    def reply(self, messages: Any, tools: Any = (), *, halt: Any = None, **_: Any) -> Reply:
+        reply = self.replies.pop(0)
+        if reply == UNTIL_HALTED:
+            assert halt.wait(30)
+            raise Halted("halted")
+        return reply(messages) if callable(reply) else reply
+
+
+@dataclass
+class Watched:
+    """A running page of agents; `tab(watched)` opens it."""
+
+    agents: Agents
+    url: str
+    http: httpx.Client
+    model: Any
+
+    @property
+    def journal(self) -> Journal:
+        return self.agents.agent.journal
+
+    def start(self, task: str = "Do it", **more: Any) -> str:
+        response = self.http.post("/api/runs", json={"task": task} | more)
+        assert response.status_code == 202, response.text
+        return str(response.json()["id"])
+
+    def wait(self, run: str, *states: str) -> None:
+        """Until a run stands as wanted, and nothing works on it any more where it has ended."""
+        end = time.monotonic() + 30
+        while not (found := [each for each in self.journal.runs() if each.id == run and each.state in states]):
+            assert time.monotonic() < end, [(each.id, each.state) for each in self.journal.runs()]
+            time.sleep(0.01)
+        assert found
+
+    def waiting(self, run: str) -> dict[str, Any]:
+        """What a run waits for, as a page is told of it."""
+        for name, data in self.events(run):
+            if name == "asked" and data:
+                return dict(data[0])
+        raise AssertionError("nothing waits")
+
+    def events(self, run: str, after: int = 0) -> Iterator[tuple[str, Any]]:
+        """The events of a run until its end."""
+        with self.http.stream("GET", f"/api/runs/{run}/events?after={after}") as response:
+            assert response.status_code == 200
+            name = ""
+            for line in response.iter_lines():
+                if line.startswith("event: "):
+                    name = line.removeprefix("event: ")
+                elif line.startswith("data: ") and line != "data: [DONE]":
+                    yield name, json.loads(line.removeprefix("data: "))
+
+    def decide(self, asked: dict[str, Any], status: int = 200, **said: Any) -> dict[str, Any]:
+        body = {key: asked[key] for key in ("run", "call", "digest")} | {"allow": True} | said
+        response = self.http.post("/api/decisions", json=body)
+        assert response.status_code == status, response.text
+        return dict(response.json())
+
+
+@pytest.fixture
+def watching(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
+    """An agent over scripted replies, served: `watching(tools, reply, reply, most=2)`."""
+    with ExitStack() as stack:
+        yield lambda tools, *replies, **settings: stack.enter_context(
+            _watched(tmp_path / "journal.db", tools, replies, **settings)
+        )
+
+
+@contextmanager
+def _watched(
+    path: Path, tools: Sequence[Tool], replies: Sequence[Any], *, agent: dict[str, Any] | None = None, **settings: Any
+) -> Iterator[Watched]:
+    model = Saying(*replies)
+    with Journal(path) as journal:
+        served = Agents(Agent(model, tools, journal=journal, can_ask=True, **agent or {}), **settings)
+        bound = server.bind("127.0.0.1", 0)
+        up = threading.Event()
+        running = server.make_server(create_agents_app(served), shutdown_seconds=1, on_start=up.set)
+        thread = threading.Thread(target=running.run, args=([bound],))
+        thread.start()
+        assert up.wait(30)
+        with httpx.Client(base_url=server.url(bound), timeout=30) as http:
+            yield Watched(served, f"{server.url(bound)}/agents", http, model)
+        running.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()

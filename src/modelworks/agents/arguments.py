@@ -21,6 +21,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 import cattrs
 import docstring_parser
 import jsonschema
+import referencing
 
 from modelworks.core.errors import ConfigError, ModelworksError
 
@@ -226,6 +227,8 @@ def checked(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str
         found = sorted(validator(schema).iter_errors(value), key=lambda error: list(map(str, error.absolute_path)))
     except jsonschema.exceptions.SchemaError as error:
         raise ConfigError(f"the tool's schema is invalid: {error.message}") from error
+    except referencing.exceptions.Unresolvable as error:
+        raise ConfigError(f"the tool's schema refers to {error.ref!r}, which is not in it") from error
     except RecursionError as error:
         raise ArgumentError("the arguments are nested too deeply") from error
     if found:
@@ -239,7 +242,8 @@ def validator(schema: Mapping[str, Any]) -> Any:
     """A validator of draft 2020-12 for a schema; nothing is fetched. Raises jsonschema's SchemaError for none."""
     kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
     kind.check_schema(schema)
-    return kind(schema)
+    # jsonschema's own registry opens any URL that a `$ref` names, those of files and of this machine too.
+    return kind(schema, registry=referencing.Registry())
 
 
 def _told(error: jsonschema.ValidationError) -> str:

@@ -25,6 +25,16 @@ EFFECTS: Final[tuple[Effect, ...]] = get_args(Effect)
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """What a tool may return where text alone does not say it."""
+
+    content: str
+    origins: frozenset[str] = frozenset()
+    """Where the content comes from: files, URLs, passages. It counts as theirs, not as the tool's own word."""
+    error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """Something that can be called by name with arguments that satisfy a JSON schema."""
 
@@ -33,7 +43,8 @@ class Tool:
     parameters: Mapping[str, Any]
     """A JSON schema of type "object"."""
     run: Callable[..., Any]
-    """Takes the arguments by keyword. What it returns becomes text; what it raises becomes an observation."""
+    """Takes the arguments by keyword, and returns a `Result`, text, or what JSON holds; what it raises is told to the
+    model as an observation."""
     effects: frozenset[Effect]
     """What a call may do to the world: nothing at all where empty. Approval goes by them."""
     isolated: bool = True
@@ -43,6 +54,8 @@ class Tool:
     """Seconds that a call may take."""
     source: str = ""
     """Where its definition comes from, such as an MCP server; "" where it is the program's own."""
+    resumes: bool = False
+    """Whether a call that was interrupted can be made again as it was, and then goes on instead of acting twice."""
     trusted: bool = False
     """Whether what it returns is the program's own word, such as a calculator's result, and not somebody's content."""
 

@@ -33,6 +33,7 @@ for name, home, summary in (
     ("chat", "generate:chat", "Talk to a local model."),
     ("generate", "generate:generate", "Continue a prompt with a local model."),
     ("serve", "serve:serve", "Serve a model and a folder of documents over HTTP, with a web page."),
+    ("agent", "agent:agent", "Have a model work on a task with tools, under a policy, in front of a journal."),
     ("corpus", "corpus:corpus", "Prepare a clean, de-duplicated corpus from files of text, code and documents."),
     ("train", "train:train", "Train a model by a recipe: pre-training, fine-tuning."),
     ("report", "report:report", "Write a page about a training run, or several side by side."),
@@ -42,6 +43,7 @@ for name, home, summary in (
         "Have a model revise its answers by written principles, and a judge choose.",
     ),
     ("audit", "audit:audit", "Look for reward hacking in a run, and for what a reward gets wrong."),
+    ("mcp", "mcp:mcp", "Serve tools over the Model Context Protocol, and look at the tools of other servers."),
     ("bench", "bench:bench", "Measure a model's speed and memory, beside llama.cpp and transformers."),
     ("sweep", "sweep:sweep", "Train small models of many sizes, and predict a larger one's loss."),
     ("merge", "merge:merge", "Make a model of a model and its adapters."),
@@ -68,6 +70,17 @@ for name, home, summary in (
 ):
     feedback.command(f"modelworks.cli.{home}", name=name, help=summary)
 app.command(feedback)
+agents = App(name="agents", help="What agents did: list, resume, replay and audit their runs, and halt one.")
+for name, home, summary in (
+    ("list", "agents:list_runs", "List runs, and how each stands."),
+    ("resume", "agents:resume", "Go on with a run that was interrupted, stopped, or asked something."),
+    ("serve", "agents:serve", "Serve the web page on which runs are begun, watched, allowed and halted."),
+    ("replay", "agents:replay", "Show again what happened in a run."),
+    ("audit", "agents:audit", "Check that the journal is as it was written, and explain every action."),
+    ("halt", "agents:halt", "Halt a run that another process carries out."),
+):
+    agents.command(f"modelworks.cli.{home}", name=name, help=summary)
+app.command(agents)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from modelworks.core.log import console, escaped
 from modelworks.core.paths import cache_dir
 
 if TYPE_CHECKING:
+    from modelworks.agents.tool import Tool
     from modelworks.retrieval.answer import Answer, Citation
     from modelworks.retrieval.collection import Collection
     from modelworks.retrieval.sync import SyncReport
@@ -278,6 +279,23 @@ def _collection(folder: Path, store: Path | None, *, existing: bool = False) -> 
         check_folder(folder)
     with Collection(path) as collection:
         yield collection
+
+
+@contextmanager
+def opened(folder: Path, store: Path | None = None, *, wait: float = 10.0) -> Iterator[Collection]:
+    """The folder's collection, its index brought up to date."""
+    with _collection(folder, store) as collection:
+        _bring_up_to_date(collection, folder, wait)
+        yield collection
+
+
+@contextmanager
+def documents_tool(folder: Path, store: Path | None = None) -> Iterator[Tool]:
+    """The folder as a tool that searches it."""
+    from modelworks.agents.tools.search import search_documents
+
+    with opened(folder, store) as collection:
+        yield search_documents(collection.search)
 
 
 @contextmanager

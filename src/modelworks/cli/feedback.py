@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from modelworks.cli.generate import SamplingOptions
-from modelworks.cli.serve import KEY_VARIABLE, Port, Several
+from modelworks.cli.serve import Address, Several, run_page
 from modelworks.cli.terminal import Flag, Json, note, print_json, print_lines, print_table, stdout
 from modelworks.core.errors import ConfigError
 from modelworks.core.log import escaped, progress
@@ -172,60 +171,21 @@ def _print_report(counts: dict[str, int], broken: Iterable[Broken], what: str, s
         note(f"and {len(broken) - 10:,} more")
 
 
-def collect(
-    store: Path,
-    /,
-    *,
-    host: str = "127.0.0.1",
-    port: Port = 8000,
-    api_key: Several = (),
-    allow_host: Several = (),
-) -> None:
+def collect(store: Path, /, *, address: Address = Address()) -> None:  # noqa: B008 - frozen
     """Serve the web page on which people compare the answers. Ctrl-C stops it.
 
     Parameters
     ----------
     store
         The file that keeps comparisons and judgements.
-    host
-        The address to serve at. Beyond this machine it takes an API key, for which the page asks.
-    port
-        The port to serve at; 0 takes a free one.
-    api_key
-        A key that people must give; several may be set. MODELWORKS_API_KEY sets one out of others' sight.
-    allow_host
-        A name that requests may call this server by, beside localhost and its address.
     """
-    try:
-        from modelworks.serve import server
-    except ModuleNotFoundError as error:
-        if error.name not in ("uvicorn", "starlette"):
-            raise
-        raise ConfigError(f"serving needs {error.name}: pip install 'modelworks[serve]'") from error
-    keys = [key.strip() for key in (*api_key, os.environ.get(KEY_VARIABLE, "")) if key.strip()]
-    if any(not key.strip() for key in api_key):
-        raise ConfigError("--api-key is empty; give a key, or leave the option out")
-    server.check_exposure(host, has_key=bool(keys))
-
+    bound, told = address.opened()
     from modelworks.feedback.store import Store
     from modelworks.serve.compare import Comparing, create_compare_app
-    from modelworks.serve.service import LOOPBACK
 
     opened = Store(store)
-    bound = server.bind(host, port)
-    app = create_compare_app(
-        Comparing(
-            opened,
-            api_keys=keys,
-            hosts=(*LOOPBACK, host.lower(), *(each.lower() for each in allow_host)),
-            any_address=not server.is_loopback(host),
-        )
-    )
-    said = f"{escaped(str(store))}: {len(opened.comparisons()):,} comparisons to judge at {server.url(bound)}"
-    try:
-        server.make_server(app, on_start=lambda: print(said, flush=True)).run([bound])
-    except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful end
-        return
+    said = f"{escaped(str(store))}: {len(opened.comparisons()):,} comparisons to judge at {{url}}"
+    run_page(bound, create_compare_app(Comparing(opened, **told)), said)
 
 
 def export(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -13,6 +14,10 @@ from modelworks.cli.documents import check_folder, default_store
 from modelworks.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from socket import socket
+
+    from starlette.applications import Starlette
+
     from modelworks.serve.documents import Documents
 
 KEY_VARIABLE = "MODELWORKS_API_KEY"
@@ -20,6 +25,55 @@ Several = Annotated[tuple[str, ...], Parameter(show_default=False)]
 Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
 Amount = Annotated[int, Parameter(validator=Number(gte=1))]
 Seconds = Annotated[float, Parameter(validator=Number(gt=0))]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Address:
+    """Where a page is served, and who may come to it."""
+
+    host: str = "127.0.0.1"
+    "The address to serve at. Beyond this machine it takes an API key, for which the page asks."
+    port: Port = 8000
+    "The port to serve at; 0 takes a free one."
+    api_key: Several = ()
+    "A key that people must give; several may be set. MODELWORKS_API_KEY sets one out of others' sight."
+    allow_host: Several = ()
+    "A name that requests may call this server by, beside localhost and its address."
+
+    def opened(self) -> tuple[socket, dict[str, Any]]:
+        """A bound socket, and what an application is told of who may come: keys, hosts, any_address.
+
+        Raises ConfigError where the server's packages are missing, for an empty key, and for an address beyond this
+        machine without a key.
+        """
+        try:
+            from modelworks.serve import server
+        except ModuleNotFoundError as error:
+            if error.name not in ("uvicorn", "starlette"):
+                raise
+            raise ConfigError(f"serving needs {error.name}: pip install 'modelworks[serve]'") from error
+        from modelworks.serve.service import LOOPBACK
+
+        keys = [key.strip() for key in (*self.api_key, os.environ.get(KEY_VARIABLE, "")) if key.strip()]
+        if any(not key.strip() for key in self.api_key):
+            raise ConfigError("--api-key is empty; give a key, or leave the option out")
+        server.check_exposure(self.host, has_key=bool(keys))
+        hosts = (*LOOPBACK, self.host.lower(), *(each.lower() for each in self.allow_host))
+        told = {"api_keys": keys, "hosts": hosts, "any_address": not server.is_loopback(self.host)}
+        return server.bind(self.host, self.port), told
+
+
+def run_page(bound: socket, app: Starlette, said: str, *, shutdown_seconds: int = 30) -> None:
+    """Serve an application until Ctrl-C; what is said once it does has the address in the place of {url}."""
+    from modelworks.serve import server
+
+    told = said.replace("{url}", server.url(bound))
+    try:
+        running = server.make_server(app, shutdown_seconds=shutdown_seconds, on_start=lambda: print(told, flush=True))
+        running.run([bound])
+    except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful end
+        return
 
 
 def serve(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
@@ -67,3 +68,27 @@ def _rank_sums(ranks: tuple[int, ...], size: int) -> NDArray[np.float64]:
     for rank in ranks:
         ways[1:, rank:] += ways[:-1, : ways.shape[1] - rank].copy()
     return ways[size]
+
+
+def student_tail(t: float, freedom: int) -> float:
+    """The part of Student's distribution with whole degrees of freedom that lies above t.
+
+    Abramowitz and Stegun 1964, equations 26.7.3 and 26.7.4. Raises ValueError for less than one degree of freedom.
+    """
+    if freedom < 1:
+        raise ValueError(f"there are {freedom} degrees of freedom, expected at least 1")
+    angle = math.atan(t / math.sqrt(freedom))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    odd = freedom % 2
+    term, total = (cosine, 0.0) if odd else (1.0, 1.0)
+    if odd:
+        for power in range(1, freedom - 1, 2):
+            total += term
+            term *= cosine**2 * (power + 1) / (power + 2)
+        inside = 2 / math.pi * (angle + sine * total)
+    else:
+        for power in range(1, freedom - 1, 2):
+            term *= cosine**2 * power / (power + 1)
+            total += term
+        inside = sine * total
+    return (1 - inside) / 2

@@ -11,7 +11,9 @@ How it is sure. Steps are put together in windows, each compared with the run's 
 best one so far. The value of a step, a mean over its answers, is one observation, since answers of one step are not
 independent. The test is the exact rank-sum test; its level is divided by the number of windows that the run may have,
 of tests, and of windows that the best was chosen from, so that of runs in which nothing falls or rises at most
-`false_alarms` are ever told of (a test holds it to that).
+`false_alarms` are ever told of (a test holds it to that). What a policy loses within the first window is seen against
+its very first step: that was sampled before anything was learned, and so its answers to different prompts are
+independent; with enough of them their mean is compared with a window's by Welch's test.
 """
 
 from __future__ import annotations
@@ -26,13 +28,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.core.errors import ConfigError
-from modelworks.evals.intervals import rank_test
+from modelworks.evals.intervals import rank_test, student_tail
 from modelworks.feedback.signs import density, distinct, same_share, says_nothing
 
 Sign = Literal["parted", "length", "repetition", "collapse", "hollow", "unsound"]
 """Proxy and gold part; answers grow with the reward; they repeat themselves; they are the same for all prompts; they
 say nothing and are rewarded; the reward is no number."""
 
+_STARTS = 3  # that a window is compared with: the best one, the first one, the first step
+_ENOUGH = 24  # prompts of a step from which on its means have errors that can be told
 _SIGNS = 5  # that are tested for, each by a part of the false alarms
 _TOGETHER = 0.2  # reward and length within a step: a weaker correlation explains no growth
 _TOGETHER_MEANS = 0.5  # the same of a run's means, which rise together more easily
@@ -89,7 +93,7 @@ class MonitorRecipe:
     @property
     def level(self) -> float:
         """Of one test at one look."""
-        return self.false_alarms / (2 * _SIGNS * self.looks)
+        return self.false_alarms / (_STARTS * _SIGNS * self.looks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +125,8 @@ class _Row:
     hollow: float | None
     spread: tuple[float, float, float] | None
     """Within the step: sums of squares of rewards and of lengths about their means, and of their products."""
+    errors: tuple[float, float, int] | None = None
+    """Standard errors of reward and gold, and the prompts, which are their independent observations; None for few."""
 
 
 class Generation(Protocol):
@@ -203,7 +209,10 @@ class Monitor:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._series.clear()
-        self._rows = [_Row(**row | {"spread": row["spread"] and tuple(row["spread"])}) for row in state["rows"]]
+        self._rows = [
+            _Row(**row | {name: row.get(name) and tuple(row[name]) for name in ("spread", "errors")})
+            for row in state["rows"]
+        ]
         self.findings = [Finding(**finding) for finding in state["findings"]]
 
     @property
@@ -251,6 +260,23 @@ class Monitor:
         """Whether a column is higher now, by a test at one look's level divided by `parts`."""
         return rank_test(_column(before, name), _column(now, name)) < self.recipe.level / parts
 
+    def _left_the_first(self, name: Literal["reward", "gold"], now: list[_Row], *, falling: bool = False) -> bool:
+        """Whether a column is now higher, or lower, than at the first step, which was before anything was learned."""
+        at = ("reward", "gold").index(name)
+        first, errors = self._rows[0], [row.errors[at] for row in now if row.errors is not None]
+        start = getattr(first, name)
+        if first.errors is None or start is None or len(errors) < len(now):
+            return False
+        means = np.asarray(_column(now, name))
+        # Where all answers of the first step are alike, its own error says nothing: later ones may tell it.
+        before, after = max(first.errors[at], *errors) ** 2, float(means.var(ddof=1)) / len(means)
+        if before + after == 0:
+            return False
+        # Welch 1947: the degrees of freedom of a difference of two means with errors of their own.
+        freedom = (before + after) ** 2 / (before**2 / (first.errors[2] - 1) + after**2 / (len(means) - 1))
+        moved = (float(means.mean()) - start) * (-1 if falling else 1)
+        return student_tail(moved / math.sqrt(before + after), int(freedom)) < self.recipe.level
+
     def _falls(self, name: str, before: list[_Row], now: list[_Row], parts: int = 1) -> bool:
         return self._rises(name, now, before, parts)
 
@@ -259,7 +285,7 @@ class Monitor:
         if not windows:
             return None
         start, now = windows[0], windows[-1]
-        if not self._rises("reward", start, now):
+        if not self._rises("reward", start, now) and not self._left_the_first("reward", now):
             return None
         best = max(windows[:-1], key=lambda rows: fmean(_column(rows, "gold")))
         if fmean(_column(now, "reward")) < fmean(_column(best, "reward")) or not self._falls(
@@ -267,7 +293,9 @@ class Monitor:
         ):
             best = start
             if not self._falls("gold", start, now):
-                return None
+                if not self._left_the_first("gold", now, falling=True):
+                    return None
+                best = self._rows[:1]
         before, after = fmean(_column(best, "gold")), fmean(_column(now, "gold"))
         proxy, raised = fmean(_column(start, "reward")), fmean(_column(now, "reward"))
         low, high = _difference(_column(best, "gold"), _column(now, "gold"))
@@ -388,6 +416,7 @@ def _row(told: Generation) -> tuple[_Row, dict[str, int]]:
         length=None if lengths is None else _mean(_array(lengths)),
         **texts,
         spread=None if lengths is None else _spread(rewards, _array(lengths)),
+        errors=None if gold is None else _errors(rewards, gold, prompts),
     )
     return row, unsound
 
@@ -404,6 +433,22 @@ def _array(values: Any) -> NDArray[np.float64]:
 def _mean(values: NDArray[np.float64]) -> float | None:
     found = values[np.isfinite(values)]
     return float(found.mean()) if len(found) else None
+
+
+def _errors(rewards: NDArray[np.float64], gold: NDArray[np.float64], prompts: Any) -> tuple[float, float, int] | None:
+    """Standard errors of two means over prompts, and how many these are; without prompts, over answers."""
+    names = range(len(rewards)) if prompts is None else [_said(prompt) for prompt in prompts]
+    sound = np.isfinite(rewards) & np.isfinite(gold)
+    groups: dict[Any, list[int]] = {}
+    for index in np.flatnonzero(sound):
+        groups.setdefault(names[index], []).append(int(index))
+    if len(groups) < _ENOUGH:
+        return None
+    found = []
+    for values in (rewards, gold):
+        means = np.array([values[rows].mean() for rows in groups.values()])
+        found.append(float(means.std(ddof=1)) / math.sqrt(len(means)))
+    return found[0], found[1], len(groups)
 
 
 def _spread(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float] | None:

@@ -10,18 +10,16 @@ import hashlib
 import json
 import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Literal, get_args
 
 from modelworks.core.errors import ConfigError, StoreError
-from modelworks.core.sqlite import enable_wal, may_be_sqlite, statements, user_errors
+from modelworks.core.sqlite import Database, Layout
 from modelworks.data.sample import Turns
 
 Choice = Literal["first", "second", "tie", "skip"]
@@ -31,8 +29,6 @@ ASPECTS: Final = ("helpfulness", "accuracy", "safety")
 LONGEST_NAME: Final = 80
 LONGEST_COMMENT: Final = 10_000
 
-_VERSION: Final = 1
-_APPLICATION: Final = 0x4D57_4642  # "MWFB", in the file's header: this SQLite file is one of ours
 _HELD_S: Final = 900.0  # as long as a comparison is held back for one person
 
 _SCHEMA: Final = f"""
@@ -70,9 +66,14 @@ CREATE TABLE held (
     until REAL NOT NULL
 );
 CREATE INDEX held_by_comparison ON held (comparison);
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_VERSION};
 """
+_LAYOUT: Final = Layout(
+    what="a store of comparisons",
+    application=0x4D57_4642,  # "MWFB"
+    schema=_SCHEMA,
+    # A person's judgement outlives a power cut as well.
+    settings=("PRAGMA foreign_keys = ON", "PRAGMA synchronous = FULL"),
+)
 
 # A skip leaves the comparison to others, and is never shown to the same person again.
 _NEXT: Final = """
@@ -184,7 +185,7 @@ def check_name(what: str, name: str) -> None:
         raise ConfigError(f"{what} is {name[:100]!r}, expected a name of 1 to {LONGEST_NAME} visible characters")
 
 
-class Store:
+class Store(Database):
     """The comparisons and judgements of one file; safe to share between threads, and the file between processes.
 
     `clock` tells the time in seconds, by which comparisons that were held back for someone are given to others.
@@ -200,67 +201,16 @@ class Store:
     ) -> None:
         """Open a store; with `create` make it where it is missing.
 
-        Raises StoreError for a file that is missing, of another tool, damaged, locked for longer than the timeout, or
-        of a newer modelworks.
+        Raises StoreError for a file that is missing, and as `Database` does.
         """
-        self.path = Path(path)
+        if not create and not Path(path).exists():
+            raise StoreError(f"{path}: there is no such store; `modelworks feedback sample` makes one")
         self._clock = clock
-        self._lock = threading.RLock()
-        with user_errors(self.path):
-            if not self.path.exists():
-                if not create:
-                    raise StoreError(f"{self.path}: there is no such store; `modelworks feedback sample` makes one")
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            elif not may_be_sqlite(self.path):
-                raise StoreError(f"{self.path} is not a store of comparisons: choose another file")
-            self._connection = sqlite3.connect(
-                self.path,
-                timeout=busy_timeout_s,
-                isolation_level=None,  # transactions are begun explicitly
-                check_same_thread=False,  # the lock serialises
-            )
-            try:
-                self._prepare()
-            except BaseException:
-                self._connection.close()
-                raise
+        super().__init__(path, _LAYOUT, busy_timeout_s=busy_timeout_s)
         self._salt = str(self._value("SELECT value FROM meta WHERE key = 'salt'"))
 
-    def _prepare(self) -> None:
-        """Check whose file it is, and make the tables in a new one."""
-        execute = self._connection.execute
-        version = execute("PRAGMA user_version").fetchone()[0]
-        tables = execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if tables and execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-            raise StoreError(f"{self.path} is not a store of comparisons: choose another file")
-        if version > _VERSION:
-            raise StoreError(f"{self.path} was made by a newer modelworks: upgrade modelworks")
-        execute("PRAGMA foreign_keys = ON")
-        execute("PRAGMA synchronous = FULL")  # a person's judgement outlives a power cut as well
-        enable_wal(self._connection)
-        if version == _VERSION:
-            return
-        with self._transaction():
-            if execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was faster
-                for statement in statements(_SCHEMA):
-                    execute(statement)
-                execute("INSERT INTO meta VALUES ('salt', ?)", (secrets.token_hex(16),))
-
-    def close(self) -> None:
-        """Close the file; calling it again does nothing."""
-        with self._lock:
-            self._connection.close()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self.close()
-
-    def rows(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
-        """Every row of a query."""
-        with self._lock, user_errors(self.path):
-            return self._connection.execute(sql, parameters).fetchall()
+    def _fill(self, connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO meta VALUES ('salt', ?)", (secrets.token_hex(16),))
 
     def _value(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Any:
         found = self.rows(sql, parameters)
@@ -269,25 +219,8 @@ class Store:
     @contextmanager
     def together(self) -> Iterator[None]:
         """What is written within is kept whole or not at all, and faster; other writers wait for its end."""
-        with self._transaction():
+        with self.transaction():
             yield
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction, or a part of the one that is open: waits for other writers, commits whole or not."""
-        with self._lock, user_errors(self.path):
-            is_part = self._connection.in_transaction  # of this thread's, who has the lock
-            if is_part:
-                yield self._connection
-                return
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # a full disk has rolled back by itself
-                    self._connection.execute("ROLLBACK")
-                raise
 
     # --- comparisons
 
@@ -297,7 +230,7 @@ class Store:
         Raises ConfigError for two answers that say the same, and for one that wants no judgement.
         """
         ids: list[int] = []
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for each in comparisons:
                 if each.first.turns == each.second.turns:
                     raise ConfigError(f"{each.source or 'a comparison'}: both answers say the same")
@@ -343,7 +276,7 @@ class Store:
         """
         check_name("annotator", annotator)
         now = self._clock()
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             found = connection.execute(_NEXT + " LIMIT 1", {"annotator": annotator, "now": now}).fetchone()
             if found is None:
                 return None
@@ -375,7 +308,7 @@ class Store:
         names = [each.name for each in fields(Judgement)]
         values = [getattr(judgement, name) for name in names]
         values[names.index("ratings")] = _json(judgement.ratings)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             made = connection.execute(
                 f"INSERT INTO judgements ({', '.join(_quoted(names))}) VALUES ({', '.join('?' * len(names))}) "
                 "ON CONFLICT (comparison, annotator) DO NOTHING",
@@ -393,7 +326,7 @@ class Store:
 
     def undo(self, annotator: str) -> Judgement | None:
         """Take back this person's last judgement and hold its comparison for them again; None where there is none."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             said = self._judgements(
                 "WHERE annotator = ? AND shown_first IS NOT NULL ORDER BY id DESC LIMIT 1", annotator
             )

@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modelworks.core.errors import StoreError
-from modelworks.retrieval.chunk import index_form
 from modelworks.retrieval.evidence import Evidence, Reading, Span
-from modelworks.retrieval.lexical import STOP_WORDS
+from modelworks.text.words import STOP_WORDS, index_form
 
 if TYPE_CHECKING:
     from modelworks.retrieval.collection import Collection, Hit

@@ -9,7 +9,6 @@ search for its text.
 from __future__ import annotations
 
 import re
-import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from weakref import WeakKeyDictionary
 from modelworks.core.errors import ConfigError
 from modelworks.data.document import Block, BlockKind, Document, Page
 from modelworks.retrieval.sentence import LineEnds, sentences
+from modelworks.text.words import index_form
 
 CountTokens = Callable[[str], int]
 """Tokens that the model sees for a text, its special tokens included."""
@@ -37,7 +37,6 @@ _MOST_WORDS = 500_000
 _LONG_HEADING = 60
 _TOP_LEVEL = 2
 """Headings down to this level begin a chunk of their own: a document's title and its sections."""
-_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +52,6 @@ class Chunk:
     ones among them, outermost first, joined by " > "."""
     statements: tuple[tuple[int, int], ...] = ()
     """The sentences, items, rows and lines of code in the span, headings left out: what can be cited."""
-
-
-def index_form(text: str) -> str:
-    """The form in which text is indexed and queried: NFKC (a ligature is its letters), invisible characters gone."""
-    if text.isascii():
-        return text
-    return unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
 
 
 def page_of(document: Document, offset: int) -> Page:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from modelworks.core.errors import ConfigError
 from modelworks.data.document import Document
 from modelworks.retrieval import doctor, fuse, lexical
-from modelworks.retrieval.chunk import STRATEGIES, Chunk, index_form
+from modelworks.retrieval.chunk import STRATEGIES, Chunk
 from modelworks.retrieval.dense import EXACT_LIMIT, DenseIndex
 from modelworks.retrieval.embed import DEFAULT_EMBEDDER, Embedder, EncoderEmbedder
 from modelworks.retrieval.store import DocumentInfo, Store, StoredDocument
 from modelworks.retrieval.sync import Sync, SyncReport, embed_pending
 from modelworks.retrieval.where import Filter, compile_where
+from modelworks.text.words import index_form
 
 if TYPE_CHECKING:
     from modelworks.retrieval.answer import Answer

@@ -13,6 +13,7 @@ from typing import Any
 from modelworks.core.errors import StoreError
 from modelworks.core.sqlite import enable_wal, may_be_sqlite, primary_code, statements, user_errors
 from modelworks.retrieval import lexical
+from modelworks.text.words import TOKENIZER
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x4D57_4B53  # "MWKS", in the file's header: this SQLite file is one of ours
@@ -62,7 +63,7 @@ CREATE INDEX chunks_by_text ON chunks (text_hash);
 CREATE TABLE embeddings (text_hash TEXT NOT NULL UNIQUE, vector BLOB NOT NULL);
 
 CREATE VIRTUAL TABLE chunks_fts USING fts5 (
-    {", ".join(lexical.COLUMN_WEIGHTS)}, content = 'chunks', content_rowid = 'id', tokenize = '{lexical.TOKENIZER}'
+    {", ".join(lexical.COLUMN_WEIGHTS)}, content = 'chunks', content_rowid = 'id', tokenize = '{TOKENIZER}'
 );
 CREATE TRIGGER chunks_after_insert AFTER INSERT ON chunks BEGIN
     INSERT INTO chunks_fts (rowid, title, heading, index_text, cjk)

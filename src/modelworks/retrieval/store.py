@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from modelworks.core.errors import StoreError
 from modelworks.data.document import Document, Page
-from modelworks.retrieval import lexical
-from modelworks.retrieval.chunk import Chunk, index_form
+from modelworks.retrieval.chunk import Chunk
 from modelworks.retrieval.database import Database
 from modelworks.retrieval.embed import Embedder
+from modelworks.text.words import cjk_terms, index_form
 
 VECTOR_DTYPE = np.dtype("<f2")
 
@@ -217,7 +217,7 @@ class Store(Database):
                         title,
                         chunk.heading,
                         chunk.index_text,
-                        lexical.cjk_terms(f"{title}\n{chunk.index_text}"),
+                        cjk_terms(f"{title}\n{chunk.index_text}"),
                         json.dumps(chunk.statements, separators=(",", ":")),
                     )
                     for ordinal, (chunk, key) in enumerate(zip(chunks, hashes, strict=True))

@@ -28,7 +28,7 @@ _HEADERS: Final = (
     ("referrer-policy", "no-referrer"),
     ("cross-origin-resource-policy", "same-origin"),
 )
-GUARDED: Final = ("/v1/", "/api/", "/metrics")
+GUARDED: Final = ("/v1/", "/api/", "/metrics", "/mcp")
 """What a key is needed for; the page and `/health` tell nothing that is anyone's."""
 
 

@@ -28,6 +28,10 @@ def found(text: str, kind: str) -> list[object]:
         ("Get https://example.org/a?b=1, please", "id", "https://example.org/a?b=1"),
         ("the season 2022-2023", "id", "2022-2023"),
         ("the area under y = x^3 here", "expression", "x^3"),
+        ("What is 12 * 17 + 5?", "expression", "12 * 17 + 5"),
+        ("work out (3+4)*2 - 1.5 please", "expression", "(3+4)*2 - 1.5"),
+        ("the square root of 1764?", "expression", "sqrt(1764)"),
+        ("Read the file pairs.jsonl now", "id", "pairs.jsonl"),
         ("the mean of [1, 2.5, -3]", "list", [1, 2.5, -3]),
         ("how dense is liquid methane", "phrase", "liquid methane"),
     ],
@@ -67,3 +71,10 @@ def test_what_is_not_joined_is_no_list() -> None:
 @given(st.text(max_size=80))
 def test_mentions_stand_in_the_text(text: str) -> None:
     assert all(0 <= mention.start <= mention.end <= len(text) for mention in mentions(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["on 2024-01-05", "from 5-10 people", "call 555-1234", "chapter 3.", "about 12, 17 and 5"]
+)
+def test_what_only_looks_like_a_sum_is_none(text: str) -> None:
+    assert [each for each in mentions(text) if each.kind == "expression"] == []

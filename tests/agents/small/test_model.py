@@ -150,3 +150,19 @@ def test_tools_that_a_request_may_be_about(local: LocalModel) -> None:
     assert small.offered(said("Who wrote the novel?"), TOOLS) == []
     assert small.count(said("hello"), TOOLS) == local.count(said("hello"), TOOLS)
     assert (small.name, small.context_length) == ("tiny", 4096)
+
+
+def test_a_fallback_takes_the_request_as_it_is_where_no_tool_is_meant_and_once(local: LocalModel) -> None:
+    search = make("search_documents", "Search the documents.", ["query"], query={"type": "string"})
+    model = SmallModel(local, fallback="search_documents", settings=Settings(needed=100.0))
+    asked = [{"role": "user", "content": "Who signed the lease?"}]
+    (call,) = model.reply(asked, [*TOOLS, search], max_tokens=4).calls
+    assert (call.name, json.loads(call.arguments)) == ("search_documents", {"query": "Who signed the lease?"})
+    made = {"id": "1", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    told = [
+        *asked,
+        {"role": "assistant", "content": "", "tool_calls": [made]},
+        {"role": "tool", "tool_call_id": "1", "content": "Ann did."},
+    ]
+    assert model.reply(told, [*TOOLS, search], max_tokens=4).calls == ()
+    assert model.reply(asked, TOOLS, max_tokens=4).calls == ()

@@ -13,6 +13,7 @@ from modelworks.data.sample import Pair
 from modelworks.data.tokenize import Options, read_samples
 from modelworks.feedback.export import export_pairs
 from modelworks.feedback.store import Answer, Comparison, Judgement
+from modelworks.train.run import read_recipe, run
 
 PAGES = Path(str(resources.files("modelworks.serve"))) / "pages"
 PHONE = (360, 740)
@@ -63,11 +64,8 @@ def test_all_that_the_page_names_is_there_and_nothing_is_inline() -> None:
     assert not re.search(r"https?://", html + scripts + (folder / "compare.css").read_text())
 
 
-def test_twenty_judgements_by_keyboard_become_training_data(page, tmp_path: Path) -> None:
-    opened = page(count=22)
-    store = opened.compared.store
-    introduce(opened)
-    prefers_good = []
+def judge_twenty(opened: Any) -> None:
+    """Twenty judgements in favour of the good answers; among them a tie, a skip, and one that is put right."""
     for at in range(20):
         good = 1 if shown(opened, 1).startswith("Good") else 2
         if at == 7:
@@ -81,7 +79,13 @@ def test_twenty_judgements_by_keyboard_become_training_data(page, tmp_path: Path
             judge(opened, str(good))
         else:
             judge(opened, (LEFT, RIGHT)[good - 1] if at % 2 else str(good))
-            prefers_good.append(at)
+
+
+def test_twenty_judgements_by_keyboard_become_training_data(page, tmp_path: Path) -> None:
+    opened = page(count=22)
+    store = opened.compared.store
+    introduce(opened)
+    judge_twenty(opened)
     assert opened.text("#progress-text") == "20 done, 2 left"
     report = export_pairs(store, tmp_path / "pairs.jsonl")
     assert (report.rows, report.ties, report.skips) == (18, 1, 1)
@@ -96,6 +100,23 @@ def test_twenty_judgements_by_keyboard_become_training_data(page, tmp_path: Path
         assert (row.extra["annotator"], row.extra["group"]) == ("Ann", "doctors")
     assert {each.shown_first for each in store.judgements()} == {"first", "second"}
     assert all(0 < (each.seconds or 0) < 600 for each in store.judgements())
+
+
+@pytest.mark.slow
+def test_a_model_learns_from_what_the_page_has_collected(page, tmp_path: Path, request) -> None:
+    opened = page(count=22)
+    introduce(opened)
+    judge_twenty(opened)
+    export_pairs(opened.compared.store, tmp_path / "pairs.jsonl")
+    files = (f'data.train=["{tmp_path}/pairs.jsonl"]', f'cache="{tmp_path}/reference"', "evaluate_every=0")
+    short = ("steps=12", "optim.lr=1e-3", "schedule.warmup=2")
+    records = []
+    recipe = read_recipe(request.config.rootpath / "recipes/dpo.toml", files + short)
+    adapter = run(recipe, tmp_path / "run", watch=lambda record: records.append(record.step.metrics))
+    assert (adapter / "adapter_model.safetensors").is_file()
+    assert records[0]["reward_margin"] == pytest.approx(0, abs=1e-4)
+    assert records[-1]["reward_margin"] > 0.05
+    assert records[-1]["accuracy"] > 0.8
 
 
 def test_the_name_is_asked_once_and_the_last_comparison_says_so(page) -> None:

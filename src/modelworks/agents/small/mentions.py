@@ -37,7 +37,9 @@ _QUOTED: Final = re.compile(
 )
 _ID: Final = re.compile(
     r"https?://[^\s,;'\"]*[\w/]|[\w.+-]+@[\w-]+\.[\w.]*\w|(?:[A-Za-z]:)?[\w.~-]*(?:/[\w.-]+)+\.\w+"
-    r"|\b\d{4}[-–/]\d{2,4}\b|\b\w+/\w*\d\w*\b|\b[\w-]+\.(?:com|org|net|io|edu|gov)\b|\b\w+(?:_\w+)+(?:\.\w+)?\b|\b(?=\w*\d)(?=\w*[A-Za-z])\w+(?:-\w+)*\b|\b#?\w+\.(?:csv|txt|json|pdf|png|jpg|xlsx?)\b"
+    r"|\b\d{4}[-–/]\d{2,4}\b|\b\w+/\w*\d\w*\b|\b[\w-]+\.(?:com|org|net|io|edu|gov)\b|\b\w+(?:_\w+)+(?:\.\w+)?\b|\b(?=\w*\d)(?=\w*[A-Za-z])\w+(?:-\w+)*\b"
+    r"|\b#?[\w-]+\.(?:csv|tsv|txt|jsonl?|pdf|png|jpe?g|gif|svg|xlsx?|docx?|pptx?|md|html?|xml|ya?ml|toml|log|py|js|sh|sql|db"
+    r"|zip|gz|tar|wav|mp[34]|parquet)\b"
 )
 _CAPITAL: Final = r"(?:(?:Dr|Mrs?|Ms|St|Jr|Prof)\.|(?:[A-Z]\.)+|[A-Z][\w'’&-]*)"
 _NAME: Final = re.compile(
@@ -50,6 +52,9 @@ _EXPRESSION: Final = re.compile(
     r"(?:(?<=\s)|(?<==)|^)[-(]*(?:\d*\.?\d*\s?\*?\s?)?[a-z](?:\^|\*\*)?\(?-?\d*\)?(?:\s?[-+*/^]{1,2}\s?[-(]*(?:[\d.]+\*?[a-z]?|[a-z])"
     r"(?:(?:\^|\*\*)-?\d+)?\)?)*(?=[\s.,?;]|$)"
 )
+_OPERAND: Final = r"\(*-?\(*(?:\d[\d,]*\.?\d*|\.\d+)%?\)*"
+_ARITHMETIC: Final = re.compile(rf"(?<![\w.]){_OPERAND}(?:(?:\s*(?:\*\*|[+*/^×÷])\s*|\s+-\s+){_OPERAND})+(?!\w)")
+_ROOT: Final = re.compile(r"\b(?:the\s+)?square\s+root\s+of\s+(\d[\d,]*(?:\.\d+)?)", re.IGNORECASE)
 _LIST: Final = re.compile(r"\[[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*\]|\([-\d.]+(?:\s?,\s?[-\d.]+)+\)")
 _BETWEEN: Final = re.compile(
     r"\s*(?:,|,?\s?(?:and|&|or|then|as\swell\sas|versus|vs\.?)\s)\s*(?:then\s)?", re.IGNORECASE
@@ -93,6 +98,11 @@ def mentions(text: str) -> list[Mention]:
     for match in _EXPRESSION.finditer(text):
         if re.search(r"[a-z]", match.group()) and re.search(r"[\d^*+/]", match.group()):
             found.append(Mention("expression", match.group().strip(), *match.span()))
+    for match in _ARITHMETIC.finditer(text):
+        if match.group().count("(") == match.group().count(")"):
+            found.append(Mention("expression", match.group(), *match.span()))
+    for match in _ROOT.finditer(text):
+        found.append(Mention("expression", f"sqrt({match[1]})", *match.span()))
     found += _phrases(text)
     return sorted(found, key=lambda mention: (mention.start, -mention.end))
 

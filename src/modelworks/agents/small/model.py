@@ -60,7 +60,8 @@ class SmallModel:
 
     `embed` makes vectors of texts, which tell better than words which tool a request is about. `larger` is asked in its
     place where the choice of a tool is close (`Settings.escalate_below`). `examples` are dialogues, each of a user's
-    message and the assistant's with its calls, of which those most like the request are shown before it.
+    message and the assistant's with its calls, of which those most like the request are shown before it. `fallback` is
+    the name of a tool that takes the request as it is, such as a search, and is tried where no tool is meant.
     """
 
     def __init__(
@@ -70,10 +71,11 @@ class SmallModel:
         embed: Embed | None = None,
         larger: ChatModel | None = None,
         examples: Sequence[Sequence[Message]] = (),
+        fallback: str | None = None,
         settings: Settings = Settings(),
     ) -> None:
         self._model, self._larger, self._settings = model, larger, settings
-        self._examples = examples
+        self._examples, self._fallback = examples, fallback
         self._ranker = Ranker(embed)
         self.name = model.name
 
@@ -107,6 +109,8 @@ class SmallModel:
             return self._larger.reply(messages, tools, choice=choice, max_tokens=max_tokens, halt=halt)
         asks = _left(plan(text, ranked, self._ranker, self._settings.plan, self._settings.fill), called)
         if (logit <= 0 and choice != "required") or not asks:
+            if (last := next((tool for tool in tools if tool.name == self._fallback), None)) and not called:
+                return Reply("", (ToolCall(last.name, _whole(last, query)),), margin=margin)
             reply = self._model.reply(messages, (), max_tokens=max_tokens, halt=halt)
             return replace(reply, margin=margin)
         return replace(self._call(messages, asks, [text, *observations], halt), margin=margin)
@@ -185,6 +189,12 @@ def _asked(messages: Sequence[Message]) -> tuple[str, list[Text], list[str]]:
     ]
     called = [call["function"]["name"] for message in messages[at + 1 :] for call in message.get("tool_calls") or ()]
     return _content(messages[at]), observations, called
+
+
+def _whole(tool: Tool, query: str) -> str:
+    """Arguments of a tool that takes a request as it is: its first required parameter is the request."""
+    name = next(iter(tool.parameters.get("required") or tool.parameters["properties"]))
+    return json.dumps({name: query.strip()}, ensure_ascii=False)
 
 
 def _content(message: Mapping[str, Any]) -> str:

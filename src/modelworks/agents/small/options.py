@@ -251,7 +251,7 @@ def _strings(name: str, schema: Mapping[str, Any], text: Text) -> Iterator[Optio
             wanted_one = bool(re.search(r"function|expression|equation|formula|polynomial", described))
             value = mention.value.replace("^", "**") if "**" in described or "python" in described else mention.value
             yield Option(value, text.source, near + (2.5 if wanted_one else -2.0), mention)
-        elif mention.kind == "number" and not _within(mention, text, ("date", "time", "quoted", "id")):
+        elif mention.kind == "number" and not _within(mention, text, ("date", "time", "quoted", "id", "expression")):
             wanted_number = bool(re.search(r"\byear\b|\bid\b|number|code|zip|season|amount", described))
             value = text.text[mention.start : mention.end]
             yield Option(value, text.source, near + (0.5 if wanted_number else -1.5), mention)

@@ -1,0 +1,1 @@
+"""Teams: several agents at one task, and what one agent does with as many tokens."""
