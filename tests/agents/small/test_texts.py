@@ -19,3 +19,9 @@ def test_a_text_is_read_once_and_an_option_s_text_is_json() -> None:
     assert read("a text") is read("a text")
     assert read("a text") is not read("a text", "observation")
     assert Option("é", "query", 0.0).text == '"é"'
+
+
+def test_of_what_a_tool_floods_only_the_beginning_is_read() -> None:
+    text = read("it printed 5 " * 500_000, "observation")
+    assert len(text.text) == 4000
+    assert all(mention.end <= 4000 for mention in text.mentions)

@@ -11,6 +11,7 @@ from modelworks.agents.small.mentions import Mention
 from modelworks.agents.small.texts import Text
 from modelworks.agents.small.words import parts, stem, stems, words
 
+_NEAR: Final = 200  # characters
 GENERIC: Final = frozenset(
     map(stem, "number value name type string list amount given specific calculate optional default format".split())
 )
@@ -46,7 +47,7 @@ def cue(name: str, schema: Mapping[str, Any], mention: Mention, text: Text) -> f
     for distance, word in enumerate(after[:3]):
         weight = (0.9, 0.6, 0.35)[distance]
         score += weight * (1.4 if word in own else 0.45 if word in said and word not in GENERIC else 0.0)
-    previous = re.findall(r"[A-Za-z]+", text.text[: mention.start].lower())[-1:]
+    previous = re.findall(r"[A-Za-z]+", text.text[max(0, mention.start - _NEAR) : mention.start].lower())[-1:]
     for names, befores in _ROLES:
         if own & names and previous and previous[0] in befores:
             score += 1.2
@@ -56,8 +57,8 @@ def cue(name: str, schema: Mapping[str, Any], mention: Mention, text: Text) -> f
 @lru_cache(maxsize=65_536)
 def _around(text: str, start: int, end: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The stems before a span, the nearest first, and those after it, within its sentence; "x =" is before."""
-    left = re.split(r"[.?!;]\s", text[:start])[-1]
-    right = re.split(r"[.?!;](?:\s|$)", text[end:])[0]
+    left = re.split(r"[.?!;]\s", text[max(0, start - _NEAR) : start])[-1]
+    right = re.split(r"[.?!;](?:\s|$)", text[end : end + _NEAR])[0]
     before = [stem(part) for word in words(left) for part in parts(word.text)][::-1]
     after = [stem(part) for word in words(right) for part in parts(word.text)]
     return tuple(before), tuple(after)

@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from modelworks.agents.small.mentions import Mention, enumerations, mentions
 
+_LONGEST: Final = 4000
 Source: TypeAlias = Literal["query", "observation", "enum", "default", "description"]
 
 
@@ -53,5 +54,7 @@ def _holds(other: Mention, mention: Mention) -> bool:
 
 @lru_cache(maxsize=256)
 def read(text: str, source: Source = "query") -> Text:
+    """A text as values are copied from it; of a long one, such as what a tool printed, its first 4,000 characters."""
+    text = text[:_LONGEST]
     found = mentions(text)
     return Text(text, tuple(found), tuple(map(tuple, enumerations(text, found))), source)
