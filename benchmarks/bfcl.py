@@ -80,24 +80,26 @@ class MadeToCall:
         return self._model.reply(messages, offered, choice=choice, max_tokens=max_tokens if offered else 1)
 
 
-def called(reply: Reply) -> list[Call] | None:
-    """The calls of a reply; None for one whose arguments are no object. A question to the user calls nothing."""
+def called(calls: Sequence[Sequence[str]]) -> list[Call] | None:
+    """The calls of a reply, none twice: a small model repeats itself, and to do the same again is no harm to it here.
+
+    None where the arguments of one are no object. A question to the user calls nothing.
+    """
     made: list[Call] = []
-    for call in reply.calls:
-        if call.name == ASK_USER:
-            continue
+    for name, text in calls:
         try:
-            arguments = json.loads(call.arguments)
+            arguments = json.loads(text)
         except ValueError:
             return None
         if not isinstance(arguments, dict):
             return None
-        made.append((call.name, arguments))
+        if name != ASK_USER and (name, arguments) not in made:
+            made.append((name, arguments))
     return made
 
 
 def answers(row: str, asked: Sequence[Case], model: ChatModel | MadeToCall, work: Path) -> list[dict[str, Any]]:
-    """What a row answers to each case: kept by line, so that only what is not there is asked."""
+    """What a row answers to each case, and whether it is right; answers are kept by line, so none is asked twice."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / f"{row}.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -109,18 +111,21 @@ def answers(row: str, asked: Sequence[Case], model: ChatModel | MadeToCall, work
                 # What small-model mode says in words is no call, so it need not be written out.
                 most = 1 if isinstance(model, SmallModel) else MAX_TOKENS
                 reply = model.reply(case.messages, tools_of(case), max_tokens=most)
-                known[case.id] = {
-                    "id": case.id,
-                    "calls": [[call.name, call.arguments] for call in reply.calls],
-                    "right": (calls := called(reply)) is not None and is_right(case, calls),
-                    "count": calls is not None and len(calls) == len(case.answers),
-                    "asked": any(call.name == ASK_USER for call in reply.calls),
-                    "seconds": round(time.monotonic() - began, 3),
-                }
+                calls = [[call.name, call.arguments] for call in reply.calls]
+                known[case.id] = {"id": case.id, "calls": calls, "seconds": round(time.monotonic() - began, 3)}
                 file.write(json.dumps(known[case.id], ensure_ascii=False) + "\n")
                 file.flush()
             advance()
-    return [known[case.id] for case in asked]
+    return [judged(case, known[case.id]) for case in asked]
+
+
+def judged(case: Case, answer: Mapping[str, Any]) -> dict[str, Any]:
+    calls = called(answer["calls"])
+    return {
+        "right": calls is not None and is_right(case, calls),
+        "asked": any(name == ASK_USER for name, _ in answer["calls"]),
+        "seconds": answer["seconds"],
+    }
 
 
 def picked_by_words(case: Case) -> bool:
