@@ -2,9 +2,9 @@
 
 Rows, each adding to the one before:
 
-- `plain`: told of the tools, nothing held.
-- `constrained`: calls held to their schemas by a grammar.
-- `retrieval`: offered only the tools that search finds the request to be about, none where it is about none.
+- `plain`: told of the tools, nothing held. So asked SmolLM2-135M answers in words and never calls.
+- `constrained`: made to call, calls held to their schemas by a grammar.
+- `retrieval`: offered only the tools that search finds the request to be about; where that is none, not made to call.
 - `copying`: small-model mode; code plans the calls, and the model scores values copied from the query.
 - `tuned`: the same after fine-tuning by `recipes/tool_sft.toml` (`--tuned FOLDER`).
 
@@ -33,7 +33,7 @@ from typing import Any
 import torch
 
 from modelworks.agents.local import LocalModel
-from modelworks.agents.model import ChatModel, Reply
+from modelworks.agents.model import ChatModel, Choice, Reply
 from modelworks.agents.small.model import ASK_USER, Settings, SmallModel
 from modelworks.agents.small.rank import bm25, spoken
 from modelworks.agents.small.words import stems
@@ -68,14 +68,16 @@ def tools_of(case: Case) -> list[Tool]:
     ]
 
 
-class Offering:
-    """A model that is offered only what search finds the request to be about."""
+class MadeToCall:
+    """A model that has to call one of its tools, held to their schemas; of those that `small` leaves, if any."""
 
-    def __init__(self, model: LocalModel, small: SmallModel) -> None:
+    def __init__(self, model: LocalModel, small: SmallModel | None = None) -> None:
         self._model, self._small = model, small
 
-    def reply(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], **settings: Any) -> Reply:
-        return self._model.reply(messages, self._small.offered(messages, tools), **settings)
+    def reply(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], *, max_tokens: int) -> Reply:
+        offered = tools if self._small is None else self._small.offered(messages, tools)
+        choice: Choice = "required" if offered else "none"
+        return self._model.reply(messages, offered, choice=choice, max_tokens=max_tokens if offered else 1)
 
 
 def called(reply: Reply) -> list[Call] | None:
@@ -94,7 +96,7 @@ def called(reply: Reply) -> list[Call] | None:
     return made
 
 
-def answers(row: str, asked: Sequence[Case], model: ChatModel | Offering, work: Path) -> list[dict[str, Any]]:
+def answers(row: str, asked: Sequence[Case], model: ChatModel | MadeToCall, work: Path) -> list[dict[str, Any]]:
     """What a row answers to each case: kept by line, so that only what is not there is asked."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / f"{row}.jsonl"
@@ -161,8 +163,8 @@ def main() -> int:
         base = engine(BASE)
         makers: Mapping[str, Callable[[], Any]] = {
             "plain": lambda: LocalModel(base, constrained=False),
-            "constrained": lambda: LocalModel(base),
-            "retrieval": lambda: Offering(LocalModel(base), SmallModel(LocalModel(base), embed=embed)),
+            "constrained": lambda: MadeToCall(LocalModel(base)),
+            "retrieval": lambda: MadeToCall(LocalModel(base), SmallModel(LocalModel(base), embed=embed)),
             "code": lambda: SmallModel(LocalModel(base), embed=embed, settings=Settings(scored=False)),
             "copying": lambda: SmallModel(LocalModel(base), embed=embed),
             "tuned": lambda: SmallModel(LocalModel(engine(options.tuned)), embed=embed),
