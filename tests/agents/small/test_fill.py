@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelworks.agents.small.fill import Filled, fill
-from modelworks.agents.small.options import read
 from modelworks.agents.small.plan import Ask
 from modelworks.agents.small.slots import Weights
+from modelworks.agents.small.texts import read
 from modelworks.agents.tool import Tool
 
 TEXT, WHOLE = {"type": "string"}, {"type": "integer"}

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from modelworks.agents.small.options import default_of, implied, options, read
+from modelworks.agents.small.options import default_of, options
+from modelworks.agents.small.texts import read
 
 
 def best(name: str, schema: dict[str, Any], text: str) -> Any:
@@ -70,8 +71,7 @@ def test_every_option_has_its_source_in_the_text() -> None:
             assert option.mention is not None
 
 
-def test_what_descriptions_state() -> None:
-    assert implied({"description": "One of 'real' or 'all'. It's easy."}) == ["real", "all"]
+def test_defaults_stated_or_described() -> None:
     assert default_of({"default": 3}) == 3
     assert default_of({"description": "Default is 'miles'."}) == "miles"
     assert default_of({"description": "The unit."}) is None

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from modelworks.agents.small import slots
-from modelworks.agents.small.options import read
 from modelworks.agents.small.plan import Weights, filled, pieces, plan
 from modelworks.agents.small.rank import Ranker
+from modelworks.agents.small.texts import read
 from modelworks.agents.tool import Tool
 
 

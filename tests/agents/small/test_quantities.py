@@ -20,6 +20,7 @@ from modelworks.agents.small.quantities import clocks, converted, days, numbers,
         ("twenty-one people, five dogs, two hundred cats", [21, 5, 200]),
         ("the 15th of the 3D films", [15]),
         ("$20k at 298K", [20_000, 298]),
+        ("1e999 is no number", []),
         ("none at all", []),
     ],
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelworks.agents.small.options import Option, read
 from modelworks.agents.small.slots import Weights, assigned, slots
+from modelworks.agents.small.texts import Option, read
 from modelworks.agents.tool import Tool
 
 TEXT, WHOLE = {"type": "string"}, {"type": "integer"}

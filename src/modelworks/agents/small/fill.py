@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from modelworks.agents.small.options import Option, Text, kind_of
+from modelworks.agents.small.options import kind_of
 from modelworks.agents.small.plan import Ask
 from modelworks.agents.small.slots import Likeness, Slot, Weights, assigned, slots
+from modelworks.agents.small.texts import Option, Text
 
 _MOST_SCORED: Final = 8
 Score: TypeAlias = Callable[[str, Sequence[str]], list[float]]

@@ -21,10 +21,10 @@ from modelworks.agents.model import ChatModel, Choice, Message, Reply
 from modelworks.agents.small import fill as filling
 from modelworks.agents.small import plan as planning
 from modelworks.agents.small import slots
-from modelworks.agents.small.options import Text, read
 from modelworks.agents.small.plan import Ask, filled, pieces, plan
 from modelworks.agents.small.rank import Embed, Ranker
 from modelworks.agents.small.score import Scorer
+from modelworks.agents.small.texts import Text, read
 from modelworks.agents.small.words import stems
 from modelworks.agents.tool import Tool
 from modelworks.text.tool_calls import ToolCall

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from modelworks.agents.small import slots
 from modelworks.agents.small.mentions import Mention
-from modelworks.agents.small.options import Option, Text, kind_of, options
+from modelworks.agents.small.options import kind_of, options
 from modelworks.agents.small.rank import Ranked, Ranker, spoken
+from modelworks.agents.small.texts import Option, Text
 from modelworks.agents.small.words import stems, words
 from modelworks.agents.tool import Tool
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -102,11 +103,13 @@ def _digits(text: str) -> Iterator[Number]:
         value = float(match["digits"].replace(",", ""))
         end = match.end("digits")
         if exponent := match["exponent"]:
-            power = int(re.findall(r"-?\d+", exponent)[-1])
-            value, end = value * 10.0**power, match.end("exponent")
+            power = re.findall(r"-?\d+", exponent)[-1]
+            value, end = float(f"{value}e{power}"), match.end("exponent")
         scale = (match["scale"] or "").strip().lower()
         if scale:
             value, end = value * _SCALES[scale], match.end("scale")
+        if not math.isfinite(value):
+            continue
         if match["percent"]:
             end = match.end("percent")
         if match["sign"] in ("-", "−") and not _is_range(text, match.start("sign")):

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from modelworks.agents.small.mentions import Mention
-from modelworks.agents.small.options import Option, Text, default_of, kind_of, options
+from modelworks.agents.small.options import default_of, kind_of, options
+from modelworks.agents.small.texts import Option, Text
 from modelworks.agents.small.words import parts, stems
 from modelworks.agents.tool import Tool
 
