@@ -269,13 +269,14 @@ class Monitor:
             return False
         means = np.asarray(_column(now, name))
         # Where all answers of the first step are alike, its own error says nothing: later ones may tell it.
-        before, after = max(first.errors[at], *errors) ** 2, float(means.var(ddof=1)) / len(means)
-        if before + after == 0:
+        # A step's mean also has what its answers share; how much of that there is, the steps of the window tell.
+        own, shared = max(first.errors[at], *errors) ** 2, float(means.var(ddof=1)) * (1 + 1 / len(means))
+        if own + shared == 0:
             return False
-        # Welch 1947: the degrees of freedom of a difference of two means with errors of their own.
-        freedom = (before + after) ** 2 / (before**2 / (first.errors[2] - 1) + after**2 / (len(means) - 1))
+        # Welch 1947: the degrees of freedom of a difference whose error has two parts.
+        freedom = (own + shared) ** 2 / (own**2 / (first.errors[2] - 1) + shared**2 / (len(means) - 1))
         moved = (float(means.mean()) - start) * (-1 if falling else 1)
-        return student_tail(moved / math.sqrt(before + after), int(freedom)) < self.recipe.level
+        return student_tail(moved / math.sqrt(own + shared), int(freedom)) < self.recipe.level
 
     def _falls(self, name: str, before: list[_Row], now: list[_Row], parts: int = 1) -> bool:
         return self._rises(name, now, before, parts)

@@ -166,3 +166,35 @@ def test_a_fallback_takes_the_request_as_it_is_where_no_tool_is_meant_and_once(l
     ]
     assert model.reply(told, [*TOOLS, search], max_tokens=4).calls == ()
     assert model.reply(asked, TOOLS, max_tokens=4).calls == ()
+
+
+def test_an_answer_quotes_what_was_observed(local: LocalModel) -> None:
+    """A model of 135 million weights, told 209, answers 31."""
+
+    def told(content: str) -> str:
+        made = {"id": "1", "type": "function", "function": {"name": "search", "arguments": "{}"}}
+        messages = [
+            {"role": "user", "content": "Who signed the lease?"},
+            {"role": "assistant", "content": "", "tool_calls": [made]},
+            {"role": "tool", "tool_call_id": "1", "content": content},
+        ]
+        return SmallModel(local, settings=Settings(needed=100.0, quotes=1)).reply(messages, TOOLS, max_tokens=4).text
+
+    assert told(" 209 ") == "209"
+    passages = (
+        "[1] rent.md, page 2, characters 10-300\n"
+        "The rent is due on the first day of each month. It is paid to the bank.\n- late rent costs ten more\n\n"
+        "[2] lease.md, page 1, characters 0-90\n## Signatures\n"
+        "The lease was signed\nby Ann Lee on Monday. It ends in a year, unless both parties agree to prolong it before."
+    )
+    assert told(passages) == "The lease was signed by Ann Lee on Monday. [2]"
+
+
+def test_with_no_quotes_the_model_words_the_answer(local: LocalModel) -> None:
+    messages = [
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "function": {"name": "s", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "1", "content": "Ann"},
+    ]
+    model = SmallModel(local, settings=Settings(needed=100.0, quotes=0))
+    assert model.reply(messages, TOOLS, max_tokens=3).completion_tokens > 0

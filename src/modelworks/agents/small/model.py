@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from modelworks.agents.execute import shortened
 from modelworks.agents.halt import Halt
 from modelworks.agents.local import LocalModel
 from modelworks.agents.model import ChatModel, Choice, Message, Reply
@@ -27,6 +29,12 @@ from modelworks.agents.small.words import stems
 from modelworks.agents.tool import Tool
 from modelworks.text.tool_calls import ToolCall
 
+_SHORT: Final = 200  # characters of observations that are an answer as they are
+_LONG: Final = 2_000
+_PASSAGE: Final = re.compile(r"\[(\d+)\] .+, page \d+, characters \d+-\d+$")
+_HEADING: Final = re.compile(r"^#+ .*$\n?", re.MULTILINE)
+_BLOCK: Final = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*#|>`]|\d+[.)]\s|\[\d+\] ))")  # what is no wrapped line of a sentence
+_SENTENCE: Final = re.compile(r"(?<=[.!?])\s+(?=[A-Z\d\"'(`])")
 ASK_USER: Final = "ask_user"
 """The name of the call by which the model asks for what it lacks; its one argument is `question`."""
 
@@ -51,12 +59,14 @@ class Settings:
     """How much the model may think in plain words before a call; a model this small gains nothing by it on BFCL."""
     shots: int = 2
     """How many examples are shown, where there are any."""
+    quotes: int = 2
+    """Sentences of what was observed that an answer is made of; with 0 the model words it, and may word it wrongly."""
     escalate_below: float = 0.0
     """Ask the larger model where the margin of the choice is smaller, in nats."""
 
 
 class SmallModel:
-    """Calls tools by code and scores, for a model too small to be left alone with them.
+    """Calls tools by code and scores, for a model too small to be left alone with them, and quotes what they return.
 
     `embed` makes vectors of texts, which tell better than words which tool a request is about. `larger` is asked in its
     place where the choice of a tool is close (`Settings.escalate_below`). `examples` are dialogues, each of a user's
@@ -111,6 +121,8 @@ class SmallModel:
         if (logit <= 0 and choice != "required") or not asks:
             if (last := next((tool for tool in tools if tool.name == self._fallback), None)) and not called:
                 return Reply("", (ToolCall(last.name, _whole(last, query)),), margin=margin)
+            if observations and self._settings.quotes:
+                return Reply(self._quoted(query, [each.text for each in observations]), margin=margin)
             reply = self._model.reply(messages, (), max_tokens=max_tokens, halt=halt)
             return replace(reply, margin=margin)
         return replace(self._call(messages, asks, [text, *observations], halt), margin=margin)
@@ -170,6 +182,15 @@ class SmallModel:
         unique = tuple(dict.fromkeys(calls))
         return Reply("", unique, prompt_tokens, spent + (scorer.tokens if scorer is not None else 0))
 
+    def _quoted(self, query: str, observations: Sequence[str]) -> str:
+        """What was observed, whole where it is short, or else its sentences that are most like the request."""
+        whole = "\n".join(each.strip() for each in observations)
+        sentences = list(dict.fromkeys(sentence for each in observations for sentence in _sentences(each)))
+        if len(whole) <= _SHORT or not sentences:
+            return shortened(whole, _LONG)
+        best = self._ranker.closest(query, sentences, self._settings.quotes)
+        return "\n".join(sentences[at] for at in sorted(best))
+
     def _shots(self, query: str) -> list[Message]:
         """The examples most like a request, the most like last."""
         if not self._examples or not self._settings.shots:
@@ -189,6 +210,18 @@ def _asked(messages: Sequence[Message]) -> tuple[str, list[Text], list[str]]:
     ]
     called = [call["function"]["name"] for message in messages[at + 1 :] for call in message.get("tool_calls") or ()]
     return _content(messages[at]), observations, called
+
+
+def _sentences(observation: str) -> Iterator[str]:
+    """The sentences of an observation, with the number of the passage that each stands in, as `[2]`."""
+    number = ""
+    for block in _BLOCK.split(_HEADING.sub("", observation)):
+        head, _, rest = block.partition("\n")
+        if passage := _PASSAGE.match(head):
+            number, block = f" [{passage[1]}]", rest
+        for sentence in _SENTENCE.split(" ".join(block.split())):
+            if len(sentence.split()) > 2:
+                yield f"{sentence}{number}"
 
 
 def _whole(tool: Tool, query: str) -> str:
