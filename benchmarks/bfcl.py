@@ -7,12 +7,13 @@ Rows, each adding to the one before:
 - `retrieval`: offered only the tools that search finds the request to be about; where that is none, not made to call.
 - `copying`: small-model mode; code plans the calls, and the model scores values copied from the query.
 - `tuned`: the same after fine-tuning by `recipes/tool_sft.toml` (`--tuned FOLDER`).
+- `tuned_alone`: that model told of the tools, as in `plain`, its calls held by the grammar.
 
 Beside them stand `bm25`, how often word search alone picks the right function, `never`, which calls no tool at all, and
 `code`, which is `copying` without a model's opinion. Two of every five cases are the development slice, on which
  everything was decided; figures are of the rest.
 
-    python benchmarks/bfcl.py [--limit 100] [--rows plain,copying] [--tuned runs/tool_sft/model] [--threads 1] [--dev]
+    python benchmarks/bfcl.py [--limit 100] [--rows copying,tuned --tuned runs/tool_sft/model] [--threads 1] [--dev]
 
 Every answer is kept in the work folder, and a run that was cut goes on with the next case.
 """
@@ -50,7 +51,7 @@ from modelworks.retrieval.embed import EncoderEmbedder
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "agents"
 BASE = "starter"
-ROWS = ("plain", "constrained", "retrieval", "code", "copying", "tuned")
+ROWS = ("plain", "constrained", "retrieval", "code", "copying", "tuned", "tuned_alone")
 DEV = (0, 1)  # the places of every five that are the development slice
 MAX_TOKENS = 160
 
@@ -156,7 +157,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="cases of each category; all where not given")
     parser.add_argument("--rows", default="plain,constrained,retrieval,code,copying", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--categories", default=",".join(CATEGORIES))
-    parser.add_argument("--tuned", type=Path, help="the model that recipes/tool_sft.toml made, for the row `tuned`")
+    parser.add_argument("--tuned", type=Path, help="the model that recipes/tool_sft.toml made")
     parser.add_argument("--dev", action="store_true", help="the development slice, whose figures are no result")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--work", type=Path, default=cache_dir() / "benchmarks" / "bfcl")
@@ -167,7 +168,9 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     os.environ["MODELWORKS_THREADS"] = str(options.threads)
     asked = {name: cases(name, dev=options.dev, limit=options.limit) for name in options.categories.split(",")}
-    rows = options.rows.split(",") + (["tuned"] if options.tuned and "tuned" not in options.rows else [])
+    rows = options.rows.split(",")
+    if not options.tuned and {"tuned", "tuned_alone"} & set(rows):
+        parser.error("the rows tuned and tuned_alone need --tuned FOLDER")
     work = options.work / ("dev" if options.dev else "test")
     with ExitStack() as stack:
         embed = EncoderEmbedder().embed
@@ -176,13 +179,15 @@ def main() -> int:
             return stack.enter_context(Engine(load(ref, kind=LanguageModel), weights="q8"))
 
         base = engine(BASE)
+        tuned = engine(options.tuned) if options.tuned else base
         makers: Mapping[str, Callable[[], Any]] = {
             "plain": lambda: LocalModel(base, constrained=False),
             "constrained": lambda: MadeToCall(LocalModel(base)),
             "retrieval": lambda: MadeToCall(LocalModel(base), SmallModel(LocalModel(base), embed=embed)),
             "code": lambda: SmallModel(LocalModel(base), embed=embed, settings=Settings(scored=False)),
             "copying": lambda: SmallModel(LocalModel(base), embed=embed),
-            "tuned": lambda: SmallModel(LocalModel(engine(options.tuned)), embed=embed),
+            "tuned": lambda: SmallModel(LocalModel(tuned), embed=embed),
+            "tuned_alone": lambda: LocalModel(tuned),
         }
         found = {
             row: {name: answers(row, each, makers[row](), work / name) for name, each in asked.items()} for row in rows
