@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,19 @@ MAX_TOKENS = 160
 
 
 def cases(category: str, *, dev: bool, limit: int | None) -> list[Case]:
-    """The development slice, or the others, spread evenly over the category where there is a limit."""
+    """The development slice, or the others, spread evenly over the category where there is a limit.
+
+    Categories share some queries: a case whose query the development slice has, in whichever, is none of the others.
+    """
     found = [case for at, case in enumerate(load_cases(DATA, category)) if (at % 5 in DEV) is dev]
     step = max(1.0, len(found) / limit) if limit else 1.0
-    return [found[int(at * step)] for at in range(min(len(found), limit or len(found)))]
+    chosen = [found[int(at * step)] for at in range(min(len(found), limit or len(found)))]
+    return chosen if dev else [case for case in chosen if case.query not in _seen()]
+
+
+@cache
+def _seen() -> frozenset[str]:
+    return frozenset(case.query for category in CATEGORIES for case in cases(category, dev=True, limit=None))
 
 
 def tools_of(case: Case) -> list[Tool]:
