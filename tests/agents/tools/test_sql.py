@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modelworks.agents.tools import sql as module
-from modelworks.agents.tools.sql import SqlError, sql
+from modelworks.agents.tools.sql import SqlError, sql, sql_write
 from modelworks.core.errors import ConfigError
 
 
@@ -135,3 +135,45 @@ def test_data_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         sql(tmp_path / "none.db")
     with pytest.raises(ConfigError, match="no CSV files in it"):
         sql(tmp_path)
+
+
+def test_rows_are_changed_by_a_tool_of_its_own(database: Path) -> None:
+    tool = sql_write(database)
+    assert tool.effects == {"reads", "writes"}
+    assert tool.run(statement="UPDATE orders SET total = 3 WHERE city = 'Oslo'").content == "1 rows changed"
+    assert tool.run(statement="INSERT INTO orders (city) VALUES ('Bern'), ('Nice')").content == "2 rows changed"
+    assert tool.run(statement="DELETE FROM orders WHERE 0").content == "0 rows changed"
+    assert sql(database).run(query="SELECT city, total FROM orders WHERE id > 1").content == (
+        "city,total\nOslo,3.0\nBern,NULL\nNice,NULL"
+    )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM orders",
+        "DROP TABLE orders",
+        "CREATE TABLE other (a)",
+        "ALTER TABLE orders ADD COLUMN a",
+        "ATTACH 'other.db' AS other",
+        "PRAGMA writable_schema = ON",
+        "DELETE FROM sqlite_schema",
+        "VACUUM INTO 'copy.db'",
+        "DELETE FROM orders; DELETE FROM orders",
+        "INSERT INTO orders VALUES ('x', 'y')",
+        "UPDATE orders SET city = load_extension('x')",
+    ],
+)
+def test_nothing_but_rows_is_changed_and_half_a_change_is_none(database: Path, statement: str) -> None:
+    before = database.read_bytes()
+    with pytest.raises(SqlError):
+        sql_write(database).run(statement=statement)
+    assert database.read_bytes() == before
+    assert sorted(each.name for each in database.parent.iterdir()) == ["shop.db"]
+
+
+def test_csv_files_are_not_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    for place in (tmp_path, tmp_path / "a.csv"):
+        with pytest.raises(ConfigError, match="only rows of an SQLite database"):
+            sql_write(place)

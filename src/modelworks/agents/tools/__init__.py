@@ -67,6 +67,14 @@ def _sql(place: Place) -> list[Tool]:
     return [sql(place.data)]
 
 
+def _sql_write(place: Place) -> list[Tool]:
+    from modelworks.agents.tools.sql import sql_write
+
+    if place.data is None:
+        raise ConfigError("tool sql_write: needs data, an SQLite database")
+    return [sql_write(place.data)]
+
+
 def _fetch(place: Place) -> list[Tool]:
     from modelworks.agents.tools.fetch import fetch
 
@@ -95,6 +103,7 @@ TOOLS: Final[Mapping[str, Maker]] = {
     "http_request": _http_request,
     "python": _python,
     "sql": _sql,
+    "sql_write": _sql_write,
     "web_search": _web_search,
 }
 """Each loads its module when it is made."""

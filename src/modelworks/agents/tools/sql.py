@@ -1,7 +1,8 @@
-"""SQL on an SQLite database or on CSV files, which are not changed: SQLite itself refuses what is no question.
+"""SQL on an SQLite database or on CSV files, which `sql` does not change: SQLite itself refuses what is no question.
 
 Three locks, each of which would do: the file is opened read-only, `query_only` is set, and the authorizer allows
-reading and functions alone. Steps, rows, texts and time are bounded.
+reading and functions alone. Steps, rows, texts and time are bounded. `sql_write` is a tool of its own, which writes: it
+changes rows of a database, and neither its tables nor anything beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -34,6 +36,8 @@ _INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # 007 and +49 are texts
 _REAL: Final = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 _READING: Final = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
+_ROWS_ALONE: Final = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
+_CHANGING: Final = _READING | _ROWS_ALONE | {sqlite3.SQLITE_TRANSACTION}
 _FORBIDDEN_FUNCTIONS: Final = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"})
 
 
@@ -64,27 +68,60 @@ def sql(data: str | os.PathLike[str]) -> Tool:
     return tool(name="sql", effects=["reads"], timeout=_SECONDS + 30.0)(run)
 
 
+def sql_write(data: str | os.PathLike[str]) -> Tool:
+    """A tool that changes rows of an SQLite database. Raises `ConfigError` for what is none, CSV files among it."""
+    path = Path(data).resolve()
+    with closing(_opened(path, write=True)) as connection:
+        tables = _schema(connection, path)
+
+    def run(statement: str) -> Result:
+        with closing(_opened(path, write=True)) as connection, connection:
+            return Result(_changed(connection, statement), frozenset({path.name}))
+
+    run.__doc__ = f"""Change rows of a database with one SQL statement (SQLite's dialect).
+
+        Tables: {tables}
+
+        Args:
+            statement: One INSERT, UPDATE or DELETE statement.
+        """
+    return tool(name="sql_write", effects=["reads", "writes"], timeout=_SECONDS + 30.0)(run)
+
+
+def _changed(connection: sqlite3.Connection, statement: str) -> str:
+    before = connection.total_changes
+    told = _carried_out(connection, statement, "write one INSERT, UPDATE or DELETE statement", questions=False)
+    return f"{connection.total_changes - before} rows changed{told}"
+
+
 def _asked(connection: sqlite3.Connection, query: str) -> str:
+    return _carried_out(connection, query, "write one SELECT statement", questions=True)
+
+
+def _carried_out(connection: sqlite3.Connection, query: str, wanted: str, *, questions: bool) -> str:
+    """The rows of a statement as a table; "" where it has none. `questions`: whether it must be one, or must not."""
     until = time.monotonic() + _SECONDS
     connection.set_progress_handler(lambda: int(time.monotonic() > until), _STEPS)
     try:
         cursor = connection.execute(query)
-        if cursor.description is None:
-            raise SqlError("that is no question: write one SELECT statement")
+        if (cursor.description is not None) != questions:
+            raise SqlError(f"that is {'no question' if questions else 'a question'}: {wanted}")
+        if not questions:
+            return ""
         rows = cursor.fetchmany(_ROWS + 1)
         return _table([column[0] for column in cursor.description], rows)
     except sqlite3.Warning as error:  # two statements; a ProgrammingError since Python 3.12
         raise SqlError("only one statement can be asked at once") from error
     except (sqlite3.Error, UnicodeError, ValueError, OverflowError) as error:
-        raise SqlError(_why(error)) from error
+        raise SqlError(_why(error, wanted)) from error
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, wanted: str) -> str:
     code = getattr(error, "sqlite_errorcode", 0)
     if code == sqlite3.SQLITE_INTERRUPT:
         return f"the query took longer than {_SECONDS:.0f} seconds: ask for less"
     if code in (sqlite3.SQLITE_AUTH, sqlite3.SQLITE_READONLY) or "not authorized" in str(error):
-        return "not allowed: the data can only be read, with SELECT"
+        return f"not allowed: {wanted}"
     if code == sqlite3.SQLITE_TOOBIG:
         return "a text of the query or of its result is too large"
     return str(error)
@@ -119,21 +156,23 @@ def _cell(value: Any) -> str:
 # --- the database -----------------------------------------------------------------------------------------------------
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """A connection that can only read; CSV files are read into memory first."""
+def _opened(path: Path, *, write: bool = False) -> sqlite3.Connection:
+    """A connection that can only read, or with `write` change rows; CSV files are read into memory first."""
     try:
+        if write and path.suffix.lower() in (".csv", ".tsv", ""):
+            raise ConfigError(f"{path}: only rows of an SQLite database can be changed")
         if path.is_dir() or path.suffix.lower() in (".csv", ".tsv"):
             connection = _of_csv(path)
         elif not path.is_file() or not may_be_sqlite(path):
             raise ConfigError(f"{path}: is no SQLite database, no CSV file and no folder of CSV files")
         else:
-            connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+            connection = sqlite3.connect(f"file:{quote(str(path))}?mode={'rw' if write else 'ro'}", uri=True)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except sqlite3.Error as error:
         raise ConfigError(f"{path}: {error}") from error
     try:
-        connection.execute("PRAGMA query_only = ON")
+        connection.execute(f"PRAGMA query_only = {'OFF' if write else 'ON'}")
         connection.execute("PRAGMA trusted_schema = OFF")  # functions of views are held to the same rules
     except sqlite3.Error as error:
         connection.close()
@@ -147,14 +186,18 @@ def _opened(path: Path) -> sqlite3.Connection:
     ):
         connection.setlimit(limit, value)
     connection.text_factory = lambda data: data.decode(errors="replace")
-    connection.set_authorizer(_allowed)
+    connection.set_authorizer(partial(_allowed, _CHANGING if write else _READING))
     return connection
 
 
-def _allowed(action: int, first: str | None, second: str | None, base: str | None, inner: str | None) -> int:
+def _allowed(
+    actions: frozenset[int], action: int, first: str | None, second: str | None, base: str | None, inner: str | None
+) -> int:
     if action == sqlite3.SQLITE_FUNCTION:
         return sqlite3.SQLITE_DENY if (second or "").lower() in _FORBIDDEN_FUNCTIONS else sqlite3.SQLITE_OK
-    return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
+    if action in _ROWS_ALONE and (first or "").lower().startswith("sqlite_"):
+        return sqlite3.SQLITE_DENY  # the tables' own definitions
+    return sqlite3.SQLITE_OK if action in actions else sqlite3.SQLITE_DENY
 
 
 def _schema(connection: sqlite3.Connection, path: Path) -> str:
