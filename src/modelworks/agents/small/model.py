@@ -56,7 +56,7 @@ class Settings:
     scored: bool = True
     """Whether the model's log-probabilities count at all."""
     draft_tokens: int = 0
-    """How much the model may think in plain words before a call; a model this small gains nothing by it on BFCL."""
+    """What the model may write freely before it scores a call."""
     shots: int = 2
     """How many examples are shown, where there are any."""
     quotes: int = 2
