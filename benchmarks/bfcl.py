@@ -3,11 +3,12 @@
 Rows, each adding to the one before:
 
 - `plain`: told of the tools, nothing held. So asked SmolLM2-135M answers in words and never calls.
-- `constrained`: made to call, calls held to their schemas by a grammar.
-- `retrieval`: offered only the tools that search finds the request to be about; where that is none, not made to call.
-- `copying`: small-model mode; code plans the calls, and the model scores values copied from the query.
-- `tuned`: the same after fine-tuning by `recipes/tool_sft.toml` (`--tuned FOLDER`).
-- `tuned_alone`: that model told of the tools, as in `plain`, its calls held by the grammar.
+- `constrained`: held by a grammar to calls that satisfy their schemas, of `no_tool` and `ask_user`, too.
+- `retrieval`: offered only the tools that search finds the request to be about; where that is none, not asked.
+- `copying`: small-model mode; code plans the calls, and the model scores tools, and values copied from the query.
+- `shots`, `draft`: the same with two examples of `--examples FILE` shown, or after at most 32 tokens written freely.
+- `tuned`: `copying` after fine-tuning by `recipes/tool_sft.toml` (`--tuned FOLDER`).
+- `tuned_alone`: that model as in `constrained`.
 
 Beside them stand `bm25`, how often word search alone picks the right function, `never`, which calls no tool at all, and
 `code`, which is `copying` without a model's opinion. Two of every five cases are the development slice, on which
@@ -35,10 +36,11 @@ from typing import Any
 import torch
 
 from modelworks.agents.local import LocalModel
-from modelworks.agents.model import ChatModel, Choice, Reply
-from modelworks.agents.small.model import ASK_USER, Settings, SmallModel
+from modelworks.agents.model import ChatModel, Reply
+from modelworks.agents.small.model import Settings, SmallModel
 from modelworks.agents.small.rank import bm25, spoken
 from modelworks.agents.small.words import stems
+from modelworks.agents.talk import ASK_USER, NO_TOOL
 from modelworks.agents.tool import Tool
 from modelworks.core.log import progress
 from modelworks.core.paths import cache_dir
@@ -48,10 +50,12 @@ from modelworks.evals.intervals import bootstrap, wilson
 from modelworks.models.base import LanguageModel
 from modelworks.models.load import load
 from modelworks.retrieval.embed import EncoderEmbedder
+from modelworks.text.tool_calls import ToolCall
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "agents"
 BASE = "starter"
-ROWS = ("plain", "constrained", "retrieval", "code", "copying", "tuned", "tuned_alone")
+ROWS = ("plain", "constrained", "retrieval", "code", "copying", "shots", "draft", "tuned", "tuned_alone")
+TALK = (NO_TOOL, ASK_USER)
 DEV = (0, 1)  # the places of every five that are the development slice
 MAX_TOKENS = 160
 
@@ -79,16 +83,17 @@ def tools_of(case: Case) -> list[Tool]:
     ]
 
 
-class MadeToCall:
-    """A model that has to call one of its tools, held to their schemas; of those that `small` leaves, if any."""
+class MadeToChoose:
+    """A model held to calls: of its tools, or those of them that `small` leaves, or of `no_tool` or `ask_user`."""
 
     def __init__(self, model: LocalModel, small: SmallModel | None = None) -> None:
         self._model, self._small = model, small
 
     def reply(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], *, max_tokens: int) -> Reply:
         offered = tools if self._small is None else self._small.offered(messages, tools)
-        choice: Choice = "required" if offered else "none"
-        return self._model.reply(messages, offered, choice=choice, max_tokens=max_tokens if offered else 1)
+        if not offered:
+            return Reply("", (ToolCall(NO_TOOL.name, "{}"),))
+        return self._model.reply(messages, [*offered, *TALK], choice="required", max_tokens=max_tokens)
 
 
 def called(calls: Sequence[Sequence[str]]) -> list[Call] | None:
@@ -104,12 +109,12 @@ def called(calls: Sequence[Sequence[str]]) -> list[Call] | None:
             return None
         if not isinstance(arguments, dict):
             return None
-        if name != ASK_USER and (name, arguments) not in made:
+        if name not in {tool.name for tool in TALK} and (name, arguments) not in made:
             made.append((name, arguments))
     return made
 
 
-def answers(row: str, asked: Sequence[Case], model: ChatModel | MadeToCall, work: Path) -> list[dict[str, Any]]:
+def answers(row: str, asked: Sequence[Case], model: ChatModel | MadeToChoose, work: Path) -> list[dict[str, Any]]:
     """What a row answers to each case, and whether it is right; answers are kept by line, so none is asked twice."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / f"{row}.jsonl"
@@ -134,9 +139,15 @@ def judged(case: Case, answer: Mapping[str, Any]) -> dict[str, Any]:
     calls = called(answer["calls"])
     return {
         "right": calls is not None and is_right(case, calls),
-        "asked": any(name == ASK_USER for name, _ in answer["calls"]),
+        "asked": any(name == ASK_USER.name for name, _ in answer["calls"]),
         "seconds": answer["seconds"],
     }
+
+
+def read_examples(path: Path, most: int = 500) -> list[list[dict[str, Any]]]:
+    """The first dialogues of a file, without the tools that they were offered."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line)["messages"] for _, line in zip(range(most), file)]
 
 
 def picked_by_words(case: Case) -> bool:
@@ -158,6 +169,7 @@ def main() -> int:
     parser.add_argument("--rows", default="plain,constrained,retrieval,code,copying", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--categories", default=",".join(CATEGORIES))
     parser.add_argument("--tuned", type=Path, help="the model that recipes/tool_sft.toml made")
+    parser.add_argument("--examples", type=Path, help="dialogues of recipes/tools/dialogues.py")
     parser.add_argument("--dev", action="store_true", help="the development slice, whose figures are no result")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--work", type=Path, default=cache_dir() / "benchmarks" / "bfcl")
@@ -171,6 +183,9 @@ def main() -> int:
     rows = options.rows.split(",")
     if not options.tuned and {"tuned", "tuned_alone"} & set(rows):
         parser.error("the rows tuned and tuned_alone need --tuned FOLDER")
+    if "shots" in rows and not options.examples:
+        parser.error("the row shots needs --examples FILE")
+    examples = read_examples(options.examples) if options.examples else []
     work = options.work / ("dev" if options.dev else "test")
     with ExitStack() as stack:
         embed = EncoderEmbedder().embed
@@ -182,12 +197,14 @@ def main() -> int:
         tuned = engine(options.tuned) if options.tuned else base
         makers: Mapping[str, Callable[[], Any]] = {
             "plain": lambda: LocalModel(base, constrained=False),
-            "constrained": lambda: MadeToCall(LocalModel(base)),
-            "retrieval": lambda: MadeToCall(LocalModel(base), SmallModel(LocalModel(base), embed=embed)),
+            "constrained": lambda: MadeToChoose(LocalModel(base)),
+            "retrieval": lambda: MadeToChoose(LocalModel(base), SmallModel(LocalModel(base), embed=embed)),
             "code": lambda: SmallModel(LocalModel(base), embed=embed, settings=Settings(scored=False)),
             "copying": lambda: SmallModel(LocalModel(base), embed=embed),
+            "shots": lambda: SmallModel(LocalModel(base), embed=embed, examples=examples),
+            "draft": lambda: SmallModel(LocalModel(base), embed=embed, settings=Settings(draft_tokens=32)),
             "tuned": lambda: SmallModel(LocalModel(tuned), embed=embed),
-            "tuned_alone": lambda: LocalModel(tuned),
+            "tuned_alone": lambda: MadeToChoose(LocalModel(tuned)),
         }
         found = {
             row: {name: answers(row, each, makers[row](), work / name) for name, each in asked.items()} for row in rows

@@ -404,9 +404,8 @@ target_sum: integer = 2-30 | The sum
 - Probability that {dice} dice come to {target_sum}?
 """
 
-REFUSALS = (
-    "None of my functions can do that.",
-    "I have no function for this.",
-    "I cannot help with that by the functions I have.",
-    "That is nothing that these functions can answer.",
-)
+VAGUE = {  # what a person says instead of a value
+    "number": "some amount, a certain number, as many as usual, the number we agreed on",
+    "date": "that day, the usual day, some day, the day that we talked about",
+    "text": "the usual one, that one, the one from last time, you know which, something, the one that I like",
+}

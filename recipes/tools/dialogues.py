@@ -1,11 +1,11 @@
 """Tool dialogues for `recipes/tool_sft.toml`, made by code of the tools in `catalogue.py`: one JSON object a line.
 
-    python recipes/tools/dialogues.py --out tool_dialogues.jsonl [--count 4000] [--seed 0]
+    python recipes/tools/dialogues.py --out tool_dialogues.jsonl [--count 2000] [--seed 0]
 
 A dialogue is a request and the right call among one to three tools; or one call for each of several things that are
-listed; or two requests in one; or a request that none of the tools serves, which is answered in words. What a sentence
-does not say is left out of the call. Tools, sentences and values are our own; `tests/recipes` checks that they
-have no function and no query of BFCL.
+listed; or two requests in one; or a request that none of the tools serves (`no_tool`); or one that leaves out what its
+tool needs (`ask_user`). What a sentence does not say and need not is left out of the call. Tools, sentences and values
+are our own; `tests/recipes` checks that they have no function and no query of BFCL.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from catalogue import REFUSALS, TOOLS, VALUES
+from catalogue import TOOLS, VAGUE, VALUES
+
+from modelworks.agents.talk import ASK_USER, NO_TOOL, question
+from modelworks.agents.tool import Tool
 
 _PARAMETER = re.compile(r"(?P<name>\w+): (?P<type>\w+)(?P<optional>\?)?(?: = (?P<values>[^|]+?))? \| (?P<told>.+)")
 _IMPLIED = re.compile(r"\s*\[(\w+)=(\w+)\]$")
@@ -123,15 +126,13 @@ def catalogue() -> list[Catalogued]:
 def dialogues(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Rows of `messages` and `tools`, the same for a seed."""
     tools, draw = catalogue(), random.Random(seed)
+    makers = {"one": _request, "listed": _listed, "lacking": _lacking}
     for _ in range(count):
-        calls: list[Call]
-        kind = draw.choices(("one", "listed", "two", "none"), (55, 18, 12, 15))[0]
+        kind = draw.choices(("one", "listed", "two", "none", "lacking"), (46, 16, 12, 16, 10))[0]
         offered = draw.sample(tools, draw.choices((1, 2, 3), (5, 3, 2))[0])
         if kind == "none":
             asked = draw.choice([tool for tool in tools if tool not in offered])
-            said, calls = _request(asked, draw)[0], []
-        elif kind == "listed":
-            said, calls = _listed(offered[0], draw)
+            said, calls = _request(asked, draw)[0], [(NO_TOOL.name, {})]
         elif kind == "two":
             if len(offered) == 1:
                 offered += draw.sample([tool for tool in tools if tool not in offered], 1)
@@ -139,24 +140,34 @@ def dialogues(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
             lower = second[0].lower() + second[1:] if not second.startswith("I ") else second
             said, calls = f"{first} {draw.choice(_TOGETHER).format(lower)}", [*calls, *more]
         else:
-            said, calls = _request(offered[0], draw)
+            said, calls = makers[kind](offered[0], draw)
         draw.shuffle(offered)
-        answer: dict[str, Any] = {"role": "assistant", "content": "" if calls else draw.choice(REFUSALS)}
-        if calls:
-            answer["tool_calls"] = [
-                {"type": "function", "function": {"name": name, "arguments": json.dumps(given, ensure_ascii=False)}}
-                for name, given in calls
-            ]
+        made = [
+            {"type": "function", "function": {"name": name, "arguments": json.dumps(given, ensure_ascii=False)}}
+            for name, given in calls
+        ]
+        told = [*(tool.described() for tool in offered), NO_TOOL.described(), ASK_USER.described()]
         yield {
-            "messages": [{"role": "user", "content": said}, answer],
-            "tools": [{"type": "function", "function": tool.described()} for tool in offered],
+            "messages": [
+                {"role": "user", "content": said},
+                {"role": "assistant", "content": "", "tool_calls": made},
+            ],
+            "tools": [{"type": "function", "function": each} for each in told],
         }
 
 
-def _request(tool: Catalogued, draw: random.Random, listed: str = "") -> tuple[str, list[Call]]:
-    """A sentence and the call that it asks for; `listed` is a parameter that has several values, one a call."""
-    fitting = [sentence for sentence in tool.sentences if not listed or f"{{{listed}}}" in sentence]
+def _request(
+    tool: Catalogued, draw: random.Random, listed: str = "", vague: Mapping[str, str] | None = None
+) -> tuple[str, list[Call]]:
+    """A sentence and the call that it asks for; `listed` is a parameter that has several values, one a call.
+
+    Of what is `vague` the sentence says no value, and the call has none.
+    """
+    needed = [listed] if listed else list(vague or ())
+    fitting = [sentence for sentence in tool.sentences if all(f"{{{name}}}" in sentence for name in needed)]
     sentence, implied = draw.choice(fitting), {}
+    for name, said in (vague or {}).items():
+        sentence = sentence.replace(f"'{{{name}}}'", said).replace(f"{{{name}}}", said)  # a quotation is a value
     if found := _IMPLIED.search(sentence):
         implied = {found[1]: found[2] == "true"}
         sentence = sentence[: found.start()]
@@ -190,6 +201,18 @@ def _listed(tool: Catalogued, draw: random.Random) -> tuple[str, list[Call]]:
     return _request(tool, draw, alone[0].name)
 
 
+def _lacking(tool: Catalogued, draw: random.Random) -> tuple[str, list[Call]]:
+    """A sentence that is vague about one of its required parameters, which has to be asked for, where it has one."""
+    needed = [each for each in tool.parameters if each.required and each.type not in ("boolean", "numbers", "integers")]
+    if not needed:
+        return _request(tool, draw)
+    missing = draw.choice(needed)
+    kind = "number" if missing.type in _NUMERIC else "date" if missing.type in ("date", "clock") else "text"
+    said, _ = _request(tool, draw, vague={missing.name: draw.choice(VAGUE[kind].split(", "))})
+    described = Tool(tool.name, tool.told, tool.described()["parameters"], print, frozenset())
+    return said, [(ASK_USER.name, {"question": question(described, [missing.name])})]
+
+
 def _joined(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
@@ -202,7 +225,7 @@ def _written_list(numbers: Sequence[int], draw: random.Random) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=4000)
+    parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with options.out.open("w", encoding="utf-8") as file:

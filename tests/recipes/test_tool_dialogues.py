@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,24 @@ def test_every_call_is_of_a_tool_that_is_offered_and_satisfies_its_schema(rows: 
         assert "{" not in row["messages"][0]["content"]
 
 
-def test_all_four_kinds_are_there_and_a_seed_repeats_them(maker: Any, rows: list[dict[str, Any]]) -> None:
-    counts = [len(calls(row)) for row in rows]
-    assert 0.1 < counts.count(0) / len(rows) < 0.2
-    assert 0.5 < counts.count(1) / len(rows) < 0.75
-    assert all(row["messages"][1]["content"] for row, count in zip(rows, counts) if not count)
+def test_all_kinds_are_there_and_a_seed_repeats_them(maker: Any, rows: list[dict[str, Any]]) -> None:
+    first = [calls(row)[0][0] for row in rows]
+    assert 0.1 < first.count("no_tool") / len(rows) < 0.2
+    assert 0.05 < first.count("ask_user") / len(rows) < 0.15
+    assert 0.5 < sum(len(calls(row)) == 1 for row in rows) / len(rows) < 0.8
+    assert all([tool["function"]["name"] for tool in row["tools"][-2:]] == ["no_tool", "ask_user"] for row in rows)
     assert list(maker.dialogues(20)) == rows[:20]
     assert list(maker.dialogues(20, seed=1)) != rows[:20]
+
+
+def test_a_question_names_what_the_request_does_not_say(rows: list[dict[str, Any]]) -> None:
+    asked = [row for row in rows if calls(row)[0][0] == "ask_user"]
+    for row in asked:
+        ((_, arguments),) = calls(row)
+        found = re.fullmatch(r"To use (\S+) I need: (\w+) \(.+\)", arguments["question"])
+        assert found is not None
+        schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in row["tools"]}
+        assert found[2] in schemas[found[1]]["required"]
 
 
 def test_they_are_rows_that_training_reads(rows: list[dict[str, Any]], request: pytest.FixtureRequest) -> None:
@@ -71,5 +83,5 @@ def test_no_function_and_no_query_is_one_of_bfcl_s(maker: Any) -> None:
     assert {tool.name for tool in maker.catalogue()}.isdisjoint(
         each["name"] for case in cases for each in case.functions
     )
-    asked = {row["messages"][0]["content"].lower() for row in maker.dialogues(4000)}
+    asked = {row["messages"][0]["content"].lower() for row in maker.dialogues(2000)}
     assert asked.isdisjoint(case.query.lower() for case in cases)

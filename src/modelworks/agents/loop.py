@@ -17,8 +17,9 @@ from modelworks.agents.approval import Approve, Policy
 from modelworks.agents.journal import Journal, new_id
 from modelworks.agents.limits import Limits
 from modelworks.agents.model import ChatModel
-from modelworks.agents.run import ASK_USER, Memory, Run, current
+from modelworks.agents.run import Memory, Run, current
 from modelworks.agents.steps import Answer
+from modelworks.agents.talk import ASK_USER
 from modelworks.agents.tool import Result, Tool
 from modelworks.core.errors import ConfigError, ModelworksError
 

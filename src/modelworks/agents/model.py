@@ -68,3 +68,21 @@ class ChatModel(Protocol):
 
         Raises `ModelError`, `Halted` within a second of a halt, and what the engine raises.
         """
+
+
+class Wrapper:
+    """A `ChatModel` around another, which it is like in all but its `reply`: that is for a subclass to write."""
+
+    def __init__(self, model: ChatModel) -> None:
+        self._model = model
+
+    @property
+    def name(self) -> str:
+        return self._model.name
+
+    @property
+    def context_length(self) -> int:
+        return self._model.context_length
+
+    def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
+        return self._model.count(messages, tools)

@@ -27,6 +27,7 @@ from modelworks.agents.model import Halted, Message, ModelError
 from modelworks.agents.state import State, Wanted, names
 from modelworks.agents.steps import Answer, Call, End, Observation, Question, Step, Stop, Thought, Why
 from modelworks.agents.taint import Taint
+from modelworks.agents.talk import ASK_USER
 from modelworks.agents.tool import Result, Tool, call_digest, canonical
 from modelworks.core.errors import ConfigError, ContextLengthError
 
@@ -35,18 +36,6 @@ if TYPE_CHECKING:
 
 _POLL: Final = 0.2  # seconds between looks at the clock, and for a halt from elsewhere
 _MOST_EMPTY: Final = 2  # replies without a word in a row
-ASK_USER: Final = Tool(
-    name="ask_user",
-    description="Ask the user for something that is missing and that no tool can tell.",
-    parameters={
-        "type": "object",
-        "properties": {"question": {"type": "string"}},
-        "required": ["question"],
-        "additionalProperties": False,
-    },
-    run=lambda question: question,
-    effects=frozenset(),
-)
 
 
 class Memory(Protocol):

@@ -14,6 +14,8 @@ from tokenizers import decoders, models, pre_tokenizers
 from modelworks.agents.local import LocalModel
 from modelworks.agents.model import Reply
 from modelworks.agents.small.model import Settings, SmallModel
+from modelworks.agents.small.score import Opinion
+from modelworks.agents.talk import ASK_USER
 from modelworks.agents.tool import Tool
 from modelworks.models.llama import Llama, LlamaConfig
 from modelworks.text.bytelevel import BYTE_TO_CHAR
@@ -123,6 +125,44 @@ def test_a_close_choice_goes_to_the_larger_model(local: LocalModel) -> None:
     asked = said("Get the weather of the city Rome")
     assert make(100.0).reply(asked, TOOLS).text == "mine"
     assert make(0.0).reply(asked, TOOLS).calls
+
+
+def test_the_margin_and_the_choice_hear_the_model(local: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = said("Get the weather of the city Rome")
+    by_code = SmallModel(local, settings=Settings(scored=False)).reply(asked, TOOLS)
+    says = {"get_weather": 0.0, "send_mail": 0.0, "no_tool": 1.0, "ask_user": 0.0}
+    told: list[list[str]] = []
+
+    def names(self: Opinion, names: list[str]) -> dict[str, float]:
+        told.append(names)
+        return {name: says[name] for name in names}
+
+    monkeypatch.setattr(Opinion, "names", names)
+    small = SmallModel(local, settings=Settings(opinion=0.5))
+    reply = small.reply(asked, TOOLS)
+    assert reply.calls == by_code.calls
+    assert by_code.margin is not None
+    assert reply.margin == pytest.approx(by_code.margin - 0.5)
+    assert told[0][-2:] == ["no_tool", "ask_user"]
+    says["no_tool"] = 1000.0
+    assert small.reply(asked, TOOLS, max_tokens=2).calls == ()
+    assert small.reply(asked, TOOLS, choice="required").calls == by_code.calls
+
+
+def test_a_tool_that_code_had_not_planned_can_be_the_model_s_choice(
+    local: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    climate = make("get_climate", "Get the climate of a city.", ["city"], city={"type": "string"})
+    monkeypatch.setattr(Opinion, "names", lambda _, names: {name: 1000.0 * (name == "get_climate") for name in names})
+    small = SmallModel(local, settings=Settings(kept=0.1))
+    reply = small.reply(said("Get the weather of the city Rome"), [WEATHER, climate])
+    assert calls(reply) == [("get_climate", {"city": "Rome"})]
+
+
+def test_asking_the_user_is_no_tool_among_others(small: SmallModel) -> None:
+    """An agent that may ask lists `ask_user` with its tools; its words are not matched with the request's."""
+    reply = small.reply(said("Ask the user for something that is missing"), [*TOOLS, ASK_USER], max_tokens=4)
+    assert reply.calls == ()
 
 
 def test_examples_are_shown_the_most_like_ones(local: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from modelworks.agents.halt import Halt
 from modelworks.agents.local import LocalModel
 from modelworks.agents.model import Halted
-from modelworks.agents.small.score import Scorer
+from modelworks.agents.small.score import Opinion, Scorer
 from modelworks.models.llama import Llama, LlamaConfig
 from modelworks.text.bytelevel import BYTE_TO_CHAR
 from modelworks.text.tokenizer import Tokenizer
@@ -55,6 +55,23 @@ def test_scores_are_the_model_s_own(local: LocalModel) -> None:
         wanted = sum(float(logits_TV[len(ids) - count + at - 1, ids[len(ids) - count + at]]) for at in range(count))
         assert score == pytest.approx(wanted, abs=0.15)  # the engine's weights are packed
     assert scorer.tokens == sum(len(option.encode()) for option in options)
+
+
+def test_an_opinion_of_names_is_what_the_request_adds(local: LocalModel) -> None:
+    """The names are alternatives of one place, and what the model thinks of them anyway is taken off."""
+    asked, neutral = Scorer(local, list(b"the weather " * 4)), Scorer(local, list(b"N/A " * 4))
+    opinion = Opinion(local, asked, neutral)
+    found = opinion.names(["forecast", "no_tool"])
+    before, _ = local.call_form("forecast")
+    before = before[: before.index('"forecast"')]
+    for name in ("forecast", "no_tool"):
+        (nats,), (usual,) = (each.logprobs(before, [f'"{name}",']) for each in (asked, neutral))
+        assert found[name] == pytest.approx(nats - usual, abs=0.02)
+        assert abs(found[name]) > 0.05
+    assert opinion.prompt_tokens == len(b"the weather " * 4) + len(b"N/A " * 4)
+    assert opinion.values("{", ["1,", "2,"]) == pytest.approx(asked.logprobs("{", ["1,", "2,"]), abs=0.02)
+    same = Opinion(local, asked, Scorer(local, asked.prompt_ids)).names(["forecast", "no_tool"])
+    assert list(same.values()) == pytest.approx([0.0, 0.0], abs=0.02)
 
 
 def test_a_halt_ends_it(local: LocalModel) -> None:

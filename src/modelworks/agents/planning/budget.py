@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from modelworks.agents.halt import Halt
-from modelworks.agents.model import ChatModel, Choice, Message, Reply
+from modelworks.agents.model import ChatModel, Choice, Message, Reply, Wrapper
 from modelworks.agents.tool import Tool
 from modelworks.core.errors import ConfigError, ModelworksError
 
@@ -101,25 +101,15 @@ class Budget:
         return self._tokens - self._spent.tokens - self._reserved
 
 
-class Budgeted:
+class Budgeted(Wrapper):
     """A `ChatModel` that counts what it is asked, and raises `SpentError` where the budget does not pay for it.
 
     The last answer that a budget of tokens pays for may be cut short.
     """
 
     def __init__(self, model: ChatModel, budget: Budget) -> None:
-        self._model, self.budget = model, budget
-
-    @property
-    def name(self) -> str:
-        return self._model.name
-
-    @property
-    def context_length(self) -> int:
-        return self._model.context_length
-
-    def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
-        return self._model.count(messages, tools)
+        super().__init__(model)
+        self.budget = budget
 
     def reply(
         self,

@@ -12,7 +12,7 @@ from typing import Final
 
 from modelworks.agents.arguments import ArgumentError, parsed
 from modelworks.agents.halt import Halt
-from modelworks.agents.model import ChatModel, Choice, Message, Reply
+from modelworks.agents.model import ChatModel, Choice, Message, Reply, Wrapper
 from modelworks.agents.planning.form import form
 from modelworks.agents.tool import Tool
 
@@ -28,7 +28,7 @@ _FINISH: Final = form(
 )
 
 
-class Finishing:
+class Finishing(Wrapper):
     """A `ChatModel` that can only call the tools or `finish`, which gives the answer: under a grammar where it has one.
 
     Until `least` calls have brought something it cannot finish: what finishes at once has looked at nothing. Without
@@ -36,15 +36,8 @@ class Finishing:
     """
 
     def __init__(self, model: ChatModel, *, least: int = 0) -> None:
-        self._model, self._least = model, least
-
-    @property
-    def name(self) -> str:
-        return self._model.name
-
-    @property
-    def context_length(self) -> int:
-        return self._model.context_length
+        super().__init__(model)
+        self._least = least
 
     def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
         return self._model.count(messages, self._offered(messages, tools))

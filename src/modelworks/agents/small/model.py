@@ -1,14 +1,14 @@
 """Small-model mode: a `ChatModel` over a local model of less than about a billion weights.
 
-Code does what it does better: it finds which tools a request is about, how many calls it wants, and which values of the
-query could be arguments. The model scores the options, and writes what is plain text. So no value gets into a call that
-is not the query's, an observation's, an enum's or a default; what is missing is asked for by a call of `ask_user`.
+Code does what it does better: it finds which tools a request may be about, how many calls it wants, and which values of
+the query could be arguments. The model scores the options: the tools, `no_tool` and `ask_user`, then the values. It
+writes only what is plain text. So no value gets into a call that is not the query's, an observation's, an enum's or a
+default; what is missing is asked for by a call of `ask_user`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,15 +17,17 @@ from typing import Any, Final
 from modelworks.agents.execute import shortened
 from modelworks.agents.halt import Halt
 from modelworks.agents.local import LocalModel
-from modelworks.agents.model import ChatModel, Choice, Message, Reply
-from modelworks.agents.small import fill as filling
+from modelworks.agents.model import ChatModel, Choice, Message, Reply, Wrapper
 from modelworks.agents.small import plan as planning
 from modelworks.agents.small import slots
+from modelworks.agents.small.decide import Decision, decide
+from modelworks.agents.small.fill import Filled, fill
 from modelworks.agents.small.plan import Ask, filled, pieces, plan
-from modelworks.agents.small.rank import Embed, Ranker
-from modelworks.agents.small.score import Scorer
+from modelworks.agents.small.rank import Embed, Ranked, Ranker
+from modelworks.agents.small.score import NEUTRAL, Opinion, Scorer
 from modelworks.agents.small.texts import Text, read
 from modelworks.agents.small.words import stems
+from modelworks.agents.talk import ASK_USER, NO_TOOL, question
 from modelworks.agents.tool import Tool
 from modelworks.text.tool_calls import ToolCall
 
@@ -35,8 +37,6 @@ _PASSAGE: Final = re.compile(r"\[(\d+)\] .+, page \d+, characters \d+-\d+$")
 _HEADING: Final = re.compile(r"^#+ .*$\n?", re.MULTILINE)
 _BLOCK: Final = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*#|>`]|\d+[.)]\s|\[\d+\] ))")  # what is no wrapped line of a sentence
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+(?=[A-Z\d\"'(`])")
-ASK_USER: Final = "ask_user"
-"""The name of the call by which the model asks for what it lacks; its one argument is `question`."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,12 @@ class Settings:
     filled: float = 3.9
     named: float = 3.4
     needed: float = 5.3
-    """A tool is called where these come to more than `needed`: the similarity of the likest part of the request, the
-    share of required parameters that it has values for, and the share of the tool's name that it says."""
+    """Code's points for a tool are these less `needed`: the similarity of the likest part of the request, the share of
+    required parameters that it has values for, and the share of the tool's name that it says. `no_tool` has none."""
+    unplanned: float = 1.5
+    """What it costs a tool that no part of the request is like the most."""
+    opinion: float = 0.2
+    """What a nat of the model's opinion counts beside these points."""
     kept: float = 0.6
     """What part of the best tool's rank another needs to be offered beside it."""
     scored: bool = True
@@ -62,10 +66,10 @@ class Settings:
     quotes: int = 2
     """Sentences of what was observed that an answer is made of; with 0 the model words it, and may word it wrongly."""
     escalate_below: float = 0.0
-    """Ask the larger model where the margin of the choice is smaller, in nats."""
+    """Ask the larger model where the choice's margin over the next best, in points, is smaller."""
 
 
-class SmallModel:
+class SmallModel(Wrapper):
     """Calls tools by code and scores, for a model too small to be left alone with them, and quotes what they return.
 
     `embed` makes vectors of texts, which tell better than words which tool a request is about. `larger` is asked in its
@@ -84,18 +88,10 @@ class SmallModel:
         fallback: str | None = None,
         settings: Settings = Settings(),
     ) -> None:
-        self._model, self._larger, self._settings = model, larger, settings
+        super().__init__(model)
+        self._local, self._larger, self._settings = model, larger, settings
         self._examples, self._fallback = examples, fallback
         self._ranker = Ranker(embed)
-        self.name = model.name
-
-    @property
-    def context_length(self) -> int:
-        return self._model.context_length
-
-    def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
-        """The tokens of a prompt with all of the tools: more than are read, where some are left out."""
-        return self._model.count(messages, tools)
 
     def reply(
         self,
@@ -108,24 +104,27 @@ class SmallModel:
     ) -> Reply:
         """Answer, call tools, or ask the user; raises what the model's own `reply` does."""
         query, observations, called = _asked(messages)
-        if not tools or choice == "none" or not query.strip():
-            return self._model.reply(messages, (), max_tokens=max_tokens, halt=halt)
-        text = read(query)
-        ranked = self._ranker.rank(query, tools)
-        logit = self.logit(text, ranked[0].tool)
-        second = self.logit(text, ranked[1].tool) if len(ranked) > 1 else -math.inf
-        margin = min(abs(logit), logit - second) if logit > 0 else -logit
-        if self._larger is not None and margin < self._settings.escalate_below:
+        own = [tool for tool in tools if tool.name not in (ASK_USER.name, NO_TOOL.name)]
+        if not own or choice == "none" or not query.strip():
+            return self._local.reply(messages, (), max_tokens=max_tokens, halt=halt)
+        texts = [read(query), *observations]
+        ranked = self._ranker.rank(query, own)
+        if not (asks := self._plan(texts[0], ranked, called)):
+            return self._answer(messages, query, observations, max_tokens, halt)
+        close = [tool for tool in self._close(ranked) if tool.name not in called]
+        offered = list({tool.name: tool for tool in [*close, *(ask.tool for ask in asks)]}.values())
+        opinion = self._opinion(messages, offered, halt)
+        decision = self._decide(texts, offered, asks, opinion, choice)
+        margin = decision.margin
+        if self._larger is not None and margin is not None and margin < self._settings.escalate_below:
             return self._larger.reply(messages, tools, choice=choice, max_tokens=max_tokens, halt=halt)
-        asks = _left(plan(text, ranked, self._ranker, self._settings.plan, self._settings.fill), called)
-        if (logit <= 0 and choice != "required") or not asks:
-            if (last := next((tool for tool in tools if tool.name == self._fallback), None)) and not called:
+        if decision.name == NO_TOOL.name:
+            if (last := next((tool for tool in own if tool.name == self._fallback), None)) and not called:
                 return Reply("", (ToolCall(last.name, _whole(last, query)),), margin=margin)
-            if observations and self._settings.quotes:
-                return Reply(self._quoted(query, [each.text for each in observations]), margin=margin)
-            reply = self._model.reply(messages, (), max_tokens=max_tokens, halt=halt)
-            return replace(reply, margin=margin)
-        return replace(self._call(messages, asks, [text, *observations], halt), margin=margin)
+            return replace(self._answer(messages, query, observations, max_tokens, halt), margin=margin)
+        if decision.name not in {ASK_USER.name, *(ask.tool.name for ask in asks)}:  # not as code had it
+            asks = self._plan(texts[0], [each for each in ranked if each.tool.name == decision.name], called)
+        return replace(self._call(asks, texts, opinion), margin=margin)
 
     def offered(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Tool]:
         """The tools that a request may be about: at most five, the best first; none where it is about none."""
@@ -133,7 +132,7 @@ class SmallModel:
         ranked = self._ranker.rank(query, tools) if tools else []
         if not ranked or self.logit(read(query), ranked[0].tool) <= 0:
             return []
-        return [each.tool for each in ranked if each.score >= self._settings.kept * ranked[0].score]
+        return self._close(ranked)
 
     def logit(self, text: Text, tool: Tool) -> float:
         """How sure it is that a request is for a tool, as the logarithm of the odds."""
@@ -144,43 +143,82 @@ class SmallModel:
         share = filled(text, (0, len(text.text)), tool)
         return settings.similar * similar + settings.filled * share + settings.named * said - settings.needed
 
-    def _call(
-        self, messages: Sequence[Message], asks: Sequence[Ask], texts: Sequence[Text], halt: Halt | None
-    ) -> Reply:
-        scorer = None
-        prompt_tokens = spent = 0
+    def _close(self, ranked: Sequence[Ranked]) -> list[Tool]:
+        return [each.tool for each in ranked if each.score >= self._settings.kept * ranked[0].score]
+
+    def _plan(self, text: Text, ranked: Sequence[Ranked], called: Sequence[str]) -> list[Ask]:
+        """The calls that are wanted and were not made yet."""
+        done, left = list(called), []
+        for ask in plan(text, ranked, self._ranker, self._settings.plan, self._settings.fill):
+            if ask.tool.name in done:
+                done.remove(ask.tool.name)
+            else:
+                left.append(ask)
+        return left
+
+    def _decide(
+        self,
+        texts: Sequence[Text],
+        offered: Sequence[Tool],
+        asks: Sequence[Ask],
+        opinion: Opinion | None,
+        choice: Choice,
+    ) -> Decision:
+        planned = {ask.tool.name for ask in asks}
+        points = {
+            tool.name: self.logit(texts[0], tool) - self._settings.unplanned * (tool.name not in planned)
+            for tool in offered
+        }
+        lacking = {ask.tool.name for ask in asks if self._filled(ask, texts).missing}
+        nats = opinion.names([*points, NO_TOOL.name, ASK_USER.name]) if opinion is not None else {}
+        return decide(points, lacking, nats, self._settings.opinion, required=choice == "required")
+
+    def _opinion(self, messages: Sequence[Message], offered: Sequence[Tool], halt: Halt | None) -> Opinion | None:
+        """The model's, told of the tools that may be called; None where it is not to be asked."""
+        if not self._settings.scored:
+            return None
+        at = _last_request(messages)
+        shots = self._shots(_content(messages[at]))
+        told = [*offered, NO_TOOL, ASK_USER]
         written = ""
-        if self._settings.scored:
-            tools = list({ask.tool.name: ask.tool for ask in asks}.values())
-            shown = [*self._shots(texts[0].text), *messages]
-            if self._settings.draft_tokens:
-                draft = self._model.reply(
-                    shown, tools, choice="none", max_tokens=self._settings.draft_tokens, halt=halt
-                )
-                written, spent = f"{draft.text}\n", draft.completion_tokens
-            prompt_ids = self._model.prompt_ids(shown, tools)
-            prompt_tokens = len(prompt_ids)
-            scorer = Scorer(self._model, prompt_ids, halt)
-        calls: list[ToolCall] = []
-        for ask in asks:
-            head, tail = self._model.call_form(ask.tool.name)
-            made = filling.fill(
-                ask,
-                texts,
-                self._settings.fill,
-                self._ranker.likeness,
-                scorer.logprobs if scorer is not None else None,
-                written + head,
+        if self._settings.draft_tokens:
+            draft = self._local.reply(
+                [*shots, *messages], told, choice="none", max_tokens=self._settings.draft_tokens, halt=halt
             )
+            written = f"{draft.text}\n"
+        asked, neutral = (
+            Scorer(self._local, self._local.prompt_ids([*shots, *each], told), halt)
+            for each in (messages, [*messages[:at], {**messages[at], "content": NEUTRAL}])
+        )
+        return Opinion(self._local, asked, neutral, written)
+
+    def _call(self, asks: Sequence[Ask], texts: Sequence[Text], opinion: Opinion | None) -> Reply:
+        calls: list[ToolCall] = []
+        written = opinion.written if opinion is not None else ""
+        for ask in asks:
+            head, tail = self._local.call_form(ask.tool.name)
+            made = self._filled(ask, texts, opinion, written + head)
             if made.missing:
-                question = _question(ask.tool, made.missing)
-                calls = [ToolCall(ASK_USER, json.dumps({"question": question}, ensure_ascii=False))]
+                asked = {"question": question(ask.tool, made.missing)}
+                calls = [ToolCall(ASK_USER.name, json.dumps(asked, ensure_ascii=False))]
                 break
             arguments = json.dumps(made.arguments, ensure_ascii=False)
             calls.append(ToolCall(ask.tool.name, arguments))
             written += head + arguments + tail
-        unique = tuple(dict.fromkeys(calls))
-        return Reply("", unique, prompt_tokens, spent + (scorer.tokens if scorer is not None else 0))
+        used = (opinion.prompt_tokens, opinion.tokens) if opinion is not None else (0, 0)
+        return Reply("", tuple(dict.fromkeys(calls)), *used)
+
+    def _filled(self, ask: Ask, texts: Sequence[Text], opinion: Opinion | None = None, head: str = "") -> Filled:
+        score = opinion.values if opinion is not None else None
+        return fill(ask, texts, self._settings.fill, self._ranker.likeness, score, head)
+
+    def _answer(
+        self, messages: Sequence[Message], query: str, observations: Sequence[Text], max_tokens: int, halt: Halt | None
+    ) -> Reply:
+        """What was observed, or else the model's own words."""
+        if observations and self._settings.quotes:
+            return Reply(self._quoted(query, [each.text for each in observations]))
+        return self._local.reply(messages, (), max_tokens=max_tokens, halt=halt)
 
     def _quoted(self, query: str, observations: Sequence[str]) -> str:
         """What was observed, whole where it is short, or else its sentences that are most like the request."""
@@ -200,9 +238,14 @@ class SmallModel:
         return [message for at in reversed(chosen) for message in self._examples[at]]
 
 
+def _last_request(messages: Sequence[Message]) -> int:
+    """The place of the user's latest message; -1 where there is none."""
+    return max((at for at, message in enumerate(messages) if message["role"] == "user"), default=-1)
+
+
 def _asked(messages: Sequence[Message]) -> tuple[str, list[Text], list[str]]:
     """What the user wants, what was observed since, and which tools were called since."""
-    at = max((index for index, message in enumerate(messages) if message["role"] == "user"), default=-1)
+    at = _last_request(messages)
     if at < 0:
         return "", [], []
     observations = [
@@ -233,24 +276,3 @@ def _whole(tool: Tool, query: str) -> str:
 def _content(message: Mapping[str, Any]) -> str:
     content = message.get("content") or ""
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-
-
-def _left(asks: Sequence[Ask], called: Sequence[str]) -> list[Ask]:
-    """The calls that were not made yet."""
-    done = list(called)
-    left = []
-    for ask in asks:
-        if ask.tool.name in done:
-            done.remove(ask.tool.name)
-        else:
-            left.append(ask)
-    return left
-
-
-def _question(tool: Tool, missing: Sequence[str]) -> str:
-    properties = tool.parameters["properties"]
-    told = [
-        f"{name} ({properties[name]['description']})" if properties[name].get("description") else name
-        for name in missing
-    ]
-    return f"To use {tool.name} I need: {'; '.join(told)}"

@@ -1,9 +1,13 @@
-"""The log-probability of a few continuations under a model, by the engine: each is forced, and its tokens are read."""
+"""What a model makes of a request: the log-probability of a few continuations, by the engine.
+
+Each continuation is forced by a grammar, and its tokens are read.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Final
 
 from modelworks.agents.halt import Halt
 from modelworks.agents.local import LocalModel
@@ -12,12 +16,16 @@ from modelworks.engine.grammar import Grammar
 from modelworks.engine.handle import Handle, join
 from modelworks.engine.sample import Sampling
 
+NEUTRAL: Final = "N/A"
+"""A request that says nothing."""
+
 
 class Scorer:
     """Scores continuations of one prompt; what they have in common is computed once, by the engine's prefix cache."""
 
     def __init__(self, model: LocalModel, prompt_ids: Sequence[int], halt: Halt | None = None) -> None:
-        self._model, self._prompt_ids, self._halt = model, list(prompt_ids), halt
+        self._model, self._halt = model, halt
+        self.prompt_ids = list(prompt_ids)
         self.tokens = 0
         """Read in continuations so far."""
 
@@ -27,7 +35,7 @@ class Scorer:
         A prefix is spelled as the tokenizer spells it in the midst of text. Raises `Halted`.
         """
         before, _ = self._model.tokenizer.encode_with_offsets(prefix, at_start=False)
-        ids = [*self._prompt_ids, *before]
+        ids = [*self.prompt_ids, *before]
         scores: list[float] = []
         waiting: list[Handle] = []
         for at, option in enumerate(options):
@@ -48,3 +56,41 @@ class Scorer:
         piece = join(list(handle))
         self.tokens += len(piece.ids)
         return sum(piece.logprobs)
+
+
+class Opinion:
+    """Of one request: which name is the next call's, and which value an argument's.
+
+    `asked` scores what follows the request, `neutral` what follows a request that says nothing. `written` is what the
+    model has said so far.
+    """
+
+    def __init__(self, model: LocalModel, asked: Scorer, neutral: Scorer, written: str = "") -> None:
+        self._model, self._asked, self._neutral, self.written = model, asked, neutral, written
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of both prompts."""
+        return len(self._asked.prompt_ids) + len(self._neutral.prompt_ids)
+
+    @property
+    def tokens(self) -> int:
+        """Read in continuations so far."""
+        return self._asked.tokens + self._neutral.tokens
+
+    def names(self, names: Sequence[str]) -> dict[str, float]:
+        """By how many nats the request makes each name likelier than it is anyway; all are alternatives of one place.
+
+        A small model likes some names better than others whatever it is asked: contextual calibration takes that off
+        (Zhao et al. 2021, arXiv:2102.09690). Raises `Halted`.
+        """
+        head, _ = self._model.call_form(names[0])
+        before = head[: head.index(json.dumps(names[0]))]
+        alternatives = [f"{json.dumps(name)}," for name in names]
+        asked = self._asked.logprobs(self.written + before, alternatives)
+        usual = self._neutral.logprobs(before, alternatives)
+        return {name: nats - rest for name, nats, rest in zip(names, asked, usual)}
+
+    def values(self, before: str, options: Sequence[str]) -> list[float]:
+        """The log-probabilities of an argument's options, after the part of the call that stands before them."""
+        return self._asked.logprobs(before, options)

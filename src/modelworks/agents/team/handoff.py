@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from modelworks.agents.halt import Halt
 from modelworks.agents.loop import Agent
-from modelworks.agents.model import ChatModel, Choice, Message, Reply
+from modelworks.agents.model import Choice, Message, Reply, Wrapper
 from modelworks.agents.run import current
 from modelworks.agents.steps import Answer
 from modelworks.agents.tool import Result, Tool
@@ -106,22 +106,8 @@ def _told(messages: Sequence[Mapping[str, Any]], reason: str) -> str:
     return "\n\n".join([*said, f"Handed on to you: {reason}"])
 
 
-class _Relayed:
+class _Relayed(Wrapper):
     """A model that is not asked again once it has handed on: what came back is its answer."""
-
-    def __init__(self, model: ChatModel) -> None:
-        self._model = model
-
-    @property
-    def name(self) -> str:
-        return self._model.name
-
-    @property
-    def context_length(self) -> int:
-        return self._model.context_length
-
-    def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
-        return self._model.count(messages, tools)
 
     def reply(
         self,
