@@ -1,6 +1,6 @@
 """Function calling: SmolLM2-135M on five categories of the Berkeley leaderboard, from plain to small-model mode.
 
-Rows, each adding to the one before:
+Rows:
 
 - `plain`: told of the tools, nothing held. So asked SmolLM2-135M answers in words and never calls.
 - `constrained`: held by a grammar to calls that satisfy their schemas, of `no_tool` and `ask_user`, too.
@@ -16,7 +16,8 @@ Beside them stand `bm25`, how often word search alone picks the right function, 
 
     python benchmarks/bfcl.py [--limit 100] [--rows copying,tuned --tuned runs/tool_sft/model] [--threads 1] [--dev]
 
-Every answer is kept in the work folder, and a run that was cut goes on with the next case.
+Every answer is kept in the work folder, and a run that was cut goes on with the next case. Several cases are asked at a
+time (`--workers`), so that seconds a case are those until its answer, and not of work.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ from modelworks.agents.small.rank import bm25, spoken
 from modelworks.agents.small.words import stems
 from modelworks.agents.talk import ASK_USER, NO_TOOL
 from modelworks.agents.tool import Tool
-from modelworks.core.log import progress
 from modelworks.core.paths import cache_dir
 from modelworks.engine.engine import Engine
 from modelworks.evals.function_calls import CATEGORIES, Call, Case, is_right, load_cases
@@ -51,10 +50,21 @@ from modelworks.models.base import LanguageModel
 from modelworks.models.load import load
 from modelworks.retrieval.embed import EncoderEmbedder
 from modelworks.text.tool_calls import ToolCall
+from support.items import Row, each
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "agents"
 BASE = "starter"
-ROWS = ("plain", "constrained", "retrieval", "code", "copying", "shots", "draft", "tuned", "tuned_alone")
+ROWS = {  # each with the row that it adds something to
+    "plain": None,
+    "constrained": "plain",
+    "retrieval": "constrained",
+    "code": "retrieval",
+    "copying": "code",
+    "shots": "copying",
+    "draft": "copying",
+    "tuned": "copying",
+    "tuned_alone": "constrained",
+}
 TALK = (NO_TOOL, ASK_USER)
 DEV = (0, 1)  # the places of every five that are the development slice
 MAX_TOKENS = 160
@@ -114,25 +124,22 @@ def called(calls: Sequence[Sequence[str]]) -> list[Call] | None:
     return made
 
 
-def answers(row: str, asked: Sequence[Case], model: ChatModel | MadeToChoose, work: Path) -> list[dict[str, Any]]:
+def answers(
+    row: str, asked: Sequence[Case], model: ChatModel | MadeToChoose, work: Path, workers: int
+) -> list[dict[str, Any]]:
     """What a row answers to each case, and whether it is right; answers are kept by line, so none is asked twice."""
-    work.mkdir(parents=True, exist_ok=True)
-    path = work / f"{row}.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    known: dict[str, dict[str, Any]] = {(found := json.loads(line))["id"]: found for line in lines}
-    with path.open("a", encoding="utf-8") as file, progress(row, len(asked)) as advance:
-        for case in asked:
-            if case.id not in known:
-                began = time.monotonic()
-                # What small-model mode says in words is no call, so it need not be written out.
-                most = 1 if isinstance(model, SmallModel) else MAX_TOKENS
-                reply = model.reply(case.messages, tools_of(case), max_tokens=most)
-                calls = [[call.name, call.arguments] for call in reply.calls]
-                known[case.id] = {"id": case.id, "calls": calls, "seconds": round(time.monotonic() - began, 3)}
-                file.write(json.dumps(known[case.id], ensure_ascii=False) + "\n")
-                file.flush()
-            advance()
-    return [judged(case, known[case.id]) for case in asked]
+    by_id = {case.id: case for case in asked}
+    # What small-model mode says in words is no call, so it need not be written out.
+    most = 1 if isinstance(model, SmallModel) else MAX_TOKENS
+
+    def answer(key: str) -> Row:
+        began = time.monotonic()
+        reply = model.reply(by_id[key].messages, tools_of(by_id[key]), max_tokens=most)
+        calls = [[call.name, call.arguments] for call in reply.calls]
+        return {"calls": calls, "margin": reply.margin, "seconds": round(time.monotonic() - began, 3)}
+
+    found = each(work / f"{row}.jsonl", by_id, answer, workers=workers)
+    return [judged(case, given) for case, given in zip(asked, found, strict=True)]
 
 
 def judged(case: Case, answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,6 +179,7 @@ def main() -> int:
     parser.add_argument("--examples", type=Path, help="dialogues of recipes/tools/dialogues.py")
     parser.add_argument("--dev", action="store_true", help="the development slice, whose figures are no result")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=4, help="cases that are asked at a time")
     parser.add_argument("--work", type=Path, default=cache_dir() / "benchmarks" / "bfcl")
     options = parser.parse_args()
     if not DATA.exists():
@@ -207,7 +215,10 @@ def main() -> int:
             "tuned_alone": lambda: MadeToChoose(LocalModel(tuned)),
         }
         found = {
-            row: {name: answers(row, each, makers[row](), work / name) for name, each in asked.items()} for row in rows
+            row: {
+                name: answers(row, those, makers[row](), work / name, options.workers) for name, those in asked.items()
+            }
+            for row in rows
         }
     table: dict[str, dict[str, str]] = {}
     for row, by_category in found.items():
@@ -217,8 +228,12 @@ def main() -> int:
     words = {name: rate([picked_by_words(case) for case in each]) for name, each in asked.items() if each[0].answers}
     for row, scores in table.items():
         print(f"{row:12}" + "  ".join(f"{name} {score}" for name, score in scores.items()))
-    best = rows[-1]
-    gaps = {f"{after} over {before}": gain(found[before], found[after]) for before, after in pairwise(rows)}
+    best = next((row for row in ("tuned", "copying") if row in rows), rows[-1])
+    gaps = {
+        f"{after} over {before}": gain(found[before], found[after])
+        for after in rows
+        if (before := ROWS[after]) is not None and before in found
+    }
     ours, peer = mean(found[best]), mean(found[rows[0]])
     calls_none = sum(not each[0].answers for each in asked.values())
     result = {

@@ -41,7 +41,7 @@ from modelworks.agents.halt import Halt
 from modelworks.agents.limits import Limits
 from modelworks.agents.local import LocalModel
 from modelworks.agents.loop import Agent
-from modelworks.agents.model import ChatModel, Choice, Message, Reply
+from modelworks.agents.model import ChatModel, Choice, Message, Reply, Wrapper
 from modelworks.agents.planning.budget import Budget, Budgeted
 from modelworks.agents.planning.finish import Finishing
 from modelworks.agents.small.model import SmallModel
@@ -59,7 +59,7 @@ ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "text" / "peps.tar.gz"
 KEPT_CHARACTERS = 1500
 SHOWN, LONGEST = 4, 500
 """Passages that a search shows, and characters of each."""
-ANSWER_TOKENS, MOST_PASSAGES = 32, 30
+ANSWER_TOKENS, MOST_PASSAGES = 32, 100
 INSTRUCTIONS: Final = (
     "Answer the question in a few words. Search the documents first. Where a passage names another PEP by its number, "
     "search for that PEP, too."
@@ -171,15 +171,8 @@ def asking(tool: Tool) -> Tool:
     return replace(tool, parameters={**tool.parameters, "properties": {"query": query}})
 
 
-class SearchFirst:
+class SearchFirst(Wrapper):
     """A model that must call a tool once, and then answers in plain words."""
-
-    def __init__(self, model: ChatModel) -> None:
-        self._model = model
-        self.name, self.context_length = model.name, model.context_length
-
-    def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
-        return self._model.count(messages, tools)
 
     def reply(
         self,
@@ -250,6 +243,7 @@ def main() -> int:
     parser.add_argument("--model", default="starter", help="a model reference")
     parser.add_argument("--limit", type=int, default=143, help="questions, at most 143")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=4, help="asked at a time")
     parser.add_argument("--work", type=Path, default=cache_dir() / "benchmarks" / "react-qa")
     options = parser.parse_args()
     if not ARCHIVE.exists():
@@ -276,7 +270,7 @@ def main() -> int:
             path = (
                 options.work / f"{name.replace(', ', '-').replace(' ', '-')}-{options.model.replace('/', '--')}.jsonl"
             )
-            rows[name] = each(path, asked, make)
+            rows[name] = each(path, asked, make, workers=options.workers)
             console().print(f"{name}: {shown(rows[name])}", highlight=False)
             return rows[name]
 

@@ -103,6 +103,7 @@ def main() -> int:
     parser.add_argument("--teams", nargs="+", choices=list(TEAMS), default=list(TEAMS))
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=4, help="asked at a time")
     parser.add_argument("--work", type=Path, default=cache_dir() / "benchmarks" / "team")
     options = parser.parse_args()
     if not DATA.exists():
@@ -120,6 +121,7 @@ def main() -> int:
                 options.work / f"{named}.jsonl",
                 examples,
                 lambda key, name=name: asked(model, examples[key], name),  # type: ignore[misc]
+                workers=options.workers,
             )
             found[name] = Comparison([read(row) for row in rows])
             gain, ends = found[name].gain
