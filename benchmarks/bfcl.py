@@ -37,6 +37,7 @@ import torch
 
 from modelworks.agents.local import LocalModel
 from modelworks.agents.model import ChatModel, Reply
+from modelworks.agents.small.examples import read_examples
 from modelworks.agents.small.model import Settings, SmallModel
 from modelworks.agents.small.rank import bm25, spoken
 from modelworks.agents.small.words import stems
@@ -151,12 +152,6 @@ def judged(case: Case, answer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_examples(path: Path, most: int = 500) -> list[list[dict[str, Any]]]:
-    """The first dialogues of a file, without the tools that they were offered."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line)["messages"] for _, line in zip(range(most), file)]
-
-
 def picked_by_words(case: Case) -> bool:
     """Whether word search alone puts a function first that the case wants."""
     tools = tools_of(case)
@@ -193,7 +188,7 @@ def main() -> int:
         parser.error("the rows tuned and tuned_alone need --tuned FOLDER")
     if "shots" in rows and not options.examples:
         parser.error("the row shots needs --examples FILE")
-    examples = read_examples(options.examples) if options.examples else []
+    examples = read_examples(options.examples)[:500] if options.examples else []
     work = options.work / ("dev" if options.dev else "test")
     with ExitStack() as stack:
         embed = EncoderEmbedder().embed

@@ -137,6 +137,43 @@ def test_a_server_that_is_away_ends_the_run_with_status_1(run, journal) -> None:
     assert "stopped (" in done.err
 
 
+@pytest.mark.usefixtures("starters")
+def test_a_close_choice_of_a_small_model_goes_to_the_larger_one(run, server, journal, tmp_path) -> None:
+    """The larger model is asked where the margin is below --close, and at no other time."""
+    examples = tmp_path / "examples.jsonl"
+    call = {"type": "function", "function": {"name": "calculator", "arguments": '{"expression": "2+2"}'}}
+    turns = [
+        {"role": "user", "content": "Add two and two."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    examples.write_text(json.dumps({"messages": turns}) + "\n")
+    told = ["agent", "Use the calculator: 12 * 17 + 5", "--tools", "calculator", "--journal", journal]
+    told += ["--examples", examples, "--larger"]
+    done = run(*told, f"big={server(said('209, says the larger one.'))}", "--close", "1000")
+    assert (done.status, done.out) == (0, "209, says the larger one.\n")
+    assert server.asked[0]["model"] == "big"
+    done = run(*told, f"big={server()}", "--close", "0.0001")
+    assert done.status == 0, done
+    assert "→ calculator" in done.out
+    assert done.out.splitlines()[-1] == "209"
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said_"),
+    [
+        (("--larger", "big"), "--larger big: expected MODEL=URL"),
+        (("--larger", "big=http://127.0.0.1:9/v1", "--url", "http://127.0.0.1:9/v1"), "--larger is for a small model"),
+        (("--examples", "/nowhere.jsonl"), "/nowhere.jsonl: No such file"),
+        (("--examples", "half.jsonl"), "half.jsonl:1"),
+    ],
+)
+def test_what_is_wrong_with_the_help_of_a_small_model(run, journal, tmp_path, monkeypatch, options, said_) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "half.jsonl").write_text('{"text": "no dialogue"}\n')
+    run("agent", "x", *options, "--journal", journal).assert_one_line_error(said_)
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`asked(line, ...)`: what becomes of a request whose approver types these lines; None is the input's end."""

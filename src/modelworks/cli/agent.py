@@ -49,6 +49,12 @@ class ModelOptions:
     "The environment variable that holds the server's key."
     mode: Literal["auto", "small", "plain"] = "auto"
     "How a local model calls: small helps it to choose tools and to find values, as auto does under 1 billion weights."
+    larger: str = ""
+    "MODEL=URL: a server's model that is asked in a small one's place where its choice of a tool is close."
+    close: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0
+    "How close: the points over the next best choice below which the larger model is asked."
+    examples: Path | None = None
+    "A file of dialogues with calls (JSONL); a small model is shown the two that are most like a request."
 
 
 @Parameter(name="*")
@@ -214,20 +220,43 @@ def _names(tools: list[Tool]) -> str:
 
 
 def _model(options: ModelOptions, stack: ExitStack, *, tools: bool) -> ChatModel:
+    from modelworks.agents.endpoint import EndpointModel
+
+    helps = [f"--{name}" for name in ("larger", "examples") if getattr(options, name)]
     if options.url is not None:
-        from modelworks.agents.endpoint import EndpointModel
-
+        _refuse(helps, "a model behind --url")
         return EndpointModel(options.url, options.model, options.key)
+    name, _, url = options.larger.partition("=")
+    if options.larger and not (name and url):
+        raise ConfigError(f"--larger {options.larger}: expected MODEL=URL, such as big=http://localhost:8000/v1")
+    larger = EndpointModel(url, name, options.key) if url else None
     from modelworks.agents.local import LocalModel
+    from modelworks.agents.small.examples import read_examples
 
+    examples = read_examples(options.examples) if options.examples is not None else []
     local = stack.enter_context(LocalModel(options.model))
     weights = sum(weight.numel() for weight in local.engine.model.parameters())
-    if not tools or options.mode == "plain" or (options.mode == "auto" and weights >= _SMALL):
+    if options.mode == "plain" or (options.mode == "auto" and weights >= _SMALL):
+        _refuse(helps, "a model in plain mode")
         return local
-    from modelworks.agents.small.model import SmallModel
+    if not tools:
+        return local
+    from modelworks.agents.small.model import Settings, SmallModel
     from modelworks.retrieval.embed import EncoderEmbedder
 
-    return SmallModel(local, embed=EncoderEmbedder("starter-embedder").embed, fallback="search_documents")
+    return SmallModel(
+        local,
+        embed=EncoderEmbedder("starter-embedder").embed,
+        larger=larger,
+        examples=examples,
+        fallback="search_documents",
+        settings=Settings(escalate_below=options.close if larger is not None else 0.0),
+    )
+
+
+def _refuse(options: list[str], what: str) -> None:
+    if options:
+        raise ConfigError(f"{options[0]} is for a small model (--mode small), and this is {what}")
 
 
 def _tools(options: ToolOptions, stack: ExitStack) -> list[Tool]:
