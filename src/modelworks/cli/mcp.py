@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,22 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from modelworks.cli.documents import documents_tool
-from modelworks.cli.serve import KEY_VARIABLE, Port, Several
+from modelworks.cli.serve import ToolsAddress, run_page
 from modelworks.cli.terminal import Flag, note, stdout
 from modelworks.core.errors import ConfigError
 from modelworks.core.log import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from socket import socket
-
-    from starlette.applications import Starlette
 
     from modelworks.agents.mcp.client import Server
     from modelworks.agents.tool import Tool
 
 mcp = App(name="mcp", help="Serve tools over the Model Context Protocol, and look at the tools of other servers.")
 Names = Annotated[tuple[str, ...], Parameter(show_default=False, consume_multiple=True)]
+
+_ADDRESS = ToolsAddress()
 
 
 @mcp.default
@@ -40,10 +38,7 @@ def serve(
     search: str = "",
     allow: Names = (),
     http: Flag = False,
-    host: str = "127.0.0.1",
-    port: Port = 8900,
-    api_key: Several = (),
-    allow_host: Several = (),
+    address: ToolsAddress = _ADDRESS,
 ) -> None:
     """Serve tools to a client, over standard input and output or with --http at an address.
 
@@ -67,14 +62,6 @@ def serve(
         Effects that tools may have beside reading: writes, network, money.
     http
         Serve at an address, which is printed, until Ctrl-C.
-    host
-        The address to serve at. Beyond this machine it takes an API key.
-    port
-        The port to serve at; 0 takes a free one.
-    api_key
-        A key that requests must bring; several may be given. MODELWORKS_API_KEY sets one out of others' sight.
-    allow_host
-        A name that requests may call this server by, beside localhost and its address.
     """
     _check_installed()
     import anyio
@@ -95,15 +82,11 @@ def serve(
             _note_withheld(withheld, effects)
             anyio.run(serve_stdio, server)
             return
-        bound, app = _http(server, host, port, api_key, allow_host)
-        from modelworks.serve import server as serving
+        bound, told = address.opened()
+        from modelworks.serve.mcp import Offering, create_mcp_app
 
         _note_withheld(withheld, effects)
-        try:
-            told = f"serving tools at {serving.url(bound)}/mcp"
-            serving.make_server(app, shutdown_seconds=1, on_start=lambda: print(told, flush=True)).run([bound])
-        except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful end
-            return
+        run_page(bound, create_mcp_app(Offering(server, **told)), "serving tools at {url}/mcp", shutdown_seconds=1)
 
 
 @mcp.command
@@ -185,23 +168,3 @@ def _note_withheld(tools: Sequence[Tool], effects: Sequence[str]) -> None:
     for tool in tools:
         missing = sorted(tool.effects - set(effects))
         note(f"{tool.name} is not offered: it has {', '.join(missing)}; --allow {' '.join(missing)} offers it")
-
-
-def _http(
-    server: Any, host: str, port: int, api_key: tuple[str, ...], allow_host: tuple[str, ...]
-) -> tuple[socket, Starlette]:
-    """A bound socket, and the application for it."""
-    try:
-        from modelworks.serve import server as serving
-    except ModuleNotFoundError as error:
-        if error.name not in ("uvicorn", "starlette"):
-            raise
-        raise ConfigError(f"serving needs {error.name}: pip install 'modelworks[serve]'") from error
-    from modelworks.serve.mcp import Offering, create_mcp_app
-    from modelworks.serve.service import LOOPBACK
-
-    keys = [key.strip() for key in (*api_key, os.environ.get(KEY_VARIABLE, "")) if key.strip()]
-    serving.check_exposure(host, has_key=bool(keys))
-    hosts = (*LOOPBACK, host.lower(), *(each.lower() for each in allow_host))
-    offering = Offering(server, api_keys=keys, hosts=hosts, any_address=not serving.is_loopback(host))
-    return serving.bind(host, port), create_mcp_app(offering)

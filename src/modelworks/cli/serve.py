@@ -33,11 +33,11 @@ class Address:
     """Where a page is served, and who may come to it."""
 
     host: str = "127.0.0.1"
-    "The address to serve at. Beyond this machine it takes an API key, for which the page asks."
+    "The address to serve at. Beyond this machine it takes an API key."
     port: Port = 8000
     "The port to serve at; 0 takes a free one."
     api_key: Several = ()
-    "A key that people must give; several may be set. MODELWORKS_API_KEY sets one out of others' sight."
+    "A key that requests must bring; several may be given. MODELWORKS_API_KEY sets one out of others' sight."
     allow_host: Several = ()
     "A name that requests may call this server by, beside localhost and its address."
 
@@ -64,6 +64,18 @@ class Address:
         return server.bind(self.host, self.port), told
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ToolsAddress(Address):
+    """Where tools are served, beside a model at its own port."""
+
+    port: Port = 8900
+    "The port to serve at; 0 takes a free one."
+
+
+_ADDRESS = Address()
+
+
 def run_page(bound: socket, app: Starlette, said: str, *, shutdown_seconds: int = 30) -> None:
     """Serve an application until Ctrl-C; what is said once it does has the address in the place of {url}."""
     from modelworks.serve import server
@@ -81,9 +93,7 @@ def serve(
     /,
     *,
     docs: Path | None = None,
-    host: str = "127.0.0.1",
-    port: Port = 8000,
-    api_key: Several = (),
+    address: Address = _ADDRESS,
     name: str | None = None,
     embedder: str = "starter-embedder",
     weights: Literal["q8", "q4"] | None = None,
@@ -93,7 +103,6 @@ def serve(
     max_queued: Amount = 256,
     max_body_mib: Amount = 8,
     time_limit: Seconds = 600.0,
-    allow_host: Several = (),
     store: Path | None = None,
     replicas: Amount | None = None,
     sticky: bool = False,
@@ -108,12 +117,6 @@ def serve(
         A folder, a .gguf file, hf:org/name, pypi:package or starter.
     docs
         A folder of documents to answer from; it is indexed in the background.
-    host
-        The address to serve at. Beyond this machine it takes an API key.
-    port
-        The port to serve at; 0 takes a free one.
-    api_key
-        A key that requests must bring; several may be given. MODELWORKS_API_KEY sets one out of others' sight.
     name
         What the model is called in requests; otherwise the last part of its reference.
     embedder
@@ -133,8 +136,6 @@ def serve(
         The largest request, in MiB.
     time_limit
         Seconds that a request may take.
-    allow_host
-        A name that requests may call this server by, beside localhost and its address.
     store
         The folder of the documents' index, where it is not to be in the cache.
     replicas
@@ -143,16 +144,6 @@ def serve(
     sticky
         Give requests with the same header x-session-id to the same replica, which has their prompts in its cache.
     """
-    keys = [key.strip() for key in (*api_key, os.environ.get(KEY_VARIABLE, "")) if key.strip()]
-    if any(not key.strip() for key in api_key):
-        raise ConfigError("--api-key is empty; give a key, or leave the option out")
-    try:
-        from modelworks.serve import server
-    except ModuleNotFoundError as error:
-        if error.name not in ("uvicorn", "starlette"):
-            raise
-        raise ConfigError(f"serving needs {error.name}: pip install 'modelworks[serve]'") from error
-    server.check_exposure(host, has_key=bool(keys))
     named = _named(adapters)
     if sticky and replicas is None:
         raise ConfigError("--sticky chooses among replicas; give --replicas as well")
@@ -161,7 +152,9 @@ def serve(
             "--docs and --replicas do not go together: a folder is indexed and answered from in one process"
         )
 
-    from modelworks.serve.service import LOOPBACK, Limits, Settings, model_name
+    bound, told = address.opened()  # before the model is loaded: a port in use is told at once
+    from modelworks.serve import server
+    from modelworks.serve.service import Limits, Settings, model_name
 
     settings = Settings(
         model=model,
@@ -172,20 +165,19 @@ def serve(
         max_running=max_running,
         max_queued=max_queued,
         limits=Limits(body_bytes=max_body_mib << 20, seconds=time_limit),
-        api_keys=keys,
-        hosts=(*LOOPBACK, host.lower(), *(each.lower() for each in allow_host)),
-        any_address=not server.is_loopback(host),
         adapters=named,
+        **told,
     )
-    bound = server.bind(host, port)  # before the model is loaded: a port in use is told at once
     if replicas is not None:
         from modelworks.serve import worker
 
-        address = server.url(bound)
+        where = server.url(bound)
         chosen = bound.getsockname()[1]
         bound.close()  # Ray's own process binds it
-        said = f"serving {settings.name} at {address} with {replicas} replicas"
-        worker.serve_replicas(settings, replicas, host, chosen, sticky=sticky, on_start=lambda: print(said, flush=True))
+        said = f"serving {settings.name} at {where} with {replicas} replicas"
+        worker.serve_replicas(
+            settings, replicas, address.host, chosen, sticky=sticky, on_start=lambda: print(said, flush=True)
+        )
         return
 
     from modelworks.serve.app import create_app
