@@ -198,6 +198,9 @@ def test_a_fallback_takes_the_request_as_it_is_where_no_tool_is_meant_and_once(l
     asked = [{"role": "user", "content": "Who signed the lease?"}]
     (call,) = model.reply(asked, [*TOOLS, search], max_tokens=4).calls
     assert (call.name, json.loads(call.arguments)) == ("search_documents", {"query": "Who signed the lease?"})
+    spent = model.reply(asked, [*TOOLS, search], max_tokens=4)
+    assert spent.prompt_tokens > 0  # of the opinion that no tool is meant
+    assert spent.completion_tokens > 0
     made = {"id": "1", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
     told = [
         *asked,

@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from modelworks.agents.halt import Halt
 from modelworks.agents.local import LocalModel
-from modelworks.agents.model import Halted
+from modelworks.agents.model import Halted, Reply
 from modelworks.agents.small.score import Opinion, Scorer
 from modelworks.models.llama import Llama, LlamaConfig
 from modelworks.text.bytelevel import BYTE_TO_CHAR
@@ -69,6 +69,10 @@ def test_an_opinion_of_names_is_what_the_request_adds(local: LocalModel) -> None
         assert found[name] == pytest.approx(nats - usual, abs=0.02)
         assert abs(found[name]) > 0.05
     assert opinion.prompt_tokens == len(b"the weather " * 4) + len(b"N/A " * 4)
+    drafted = Opinion(local, asked, neutral, Reply("I look.", (), 30, 5))
+    assert drafted.written == "I look.\n"
+    assert drafted.prompt_tokens == opinion.prompt_tokens + 30
+    assert drafted.completion_tokens == opinion.completion_tokens + 5
     assert opinion.values("{", ["1,", "2,"]) == pytest.approx(asked.logprobs("{", ["1,", "2,"]), abs=0.02)
     same = Opinion(local, asked, Scorer(local, asked.prompt_ids)).names(["forecast", "no_tool"])
     assert list(same.values()) == pytest.approx([0.0, 0.0], abs=0.02)

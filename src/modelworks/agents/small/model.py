@@ -117,14 +117,18 @@ class SmallModel(Wrapper):
         decision = self._decide(texts, offered, asks, opinion, choice)
         margin = decision.margin
         if self._larger is not None and margin is not None and margin < self._settings.escalate_below:
-            return self._larger.reply(messages, tools, choice=choice, max_tokens=max_tokens, halt=halt)
+            reply = self._larger.reply(messages, tools, choice=choice, max_tokens=max_tokens, halt=halt)
+            return _paid(reply, opinion)
         if decision.name == NO_TOOL.name:
             if (last := next((tool for tool in own if tool.name == self._fallback), None)) and not called:
-                return Reply("", (ToolCall(last.name, _whole(last, query)),), margin=margin)
-            return replace(self._answer(messages, query, observations, max_tokens, halt), margin=margin)
-        if decision.name not in {ASK_USER.name, *(ask.tool.name for ask in asks)}:  # not as code had it
-            asks = self._plan(texts[0], [each for each in ranked if each.tool.name == decision.name], called)
-        return replace(self._call(asks, texts, opinion), margin=margin)
+                reply = Reply("", (ToolCall(last.name, _whole(last, query)),))
+            else:
+                reply = self._answer(messages, query, observations, max_tokens, halt)
+        else:
+            if decision.name not in {ASK_USER.name, *(ask.tool.name for ask in asks)}:  # not as code had it
+                asks = self._plan(texts[0], [each for each in ranked if each.tool.name == decision.name], called)
+            reply = self._call(asks, texts, opinion)
+        return replace(_paid(reply, opinion), margin=margin)
 
     def offered(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Tool]:
         """The tools that a request may be about: at most five, the best first; none where it is about none."""
@@ -180,17 +184,16 @@ class SmallModel(Wrapper):
         at = _last_request(messages)
         shots = self._shots(_content(messages[at]))
         told = [*offered, NO_TOOL, ASK_USER]
-        written = ""
+        draft = None
         if self._settings.draft_tokens:
             draft = self._local.reply(
                 [*shots, *messages], told, choice="none", max_tokens=self._settings.draft_tokens, halt=halt
             )
-            written = f"{draft.text}\n"
         asked, neutral = (
             Scorer(self._local, self._local.prompt_ids([*shots, *each], told), halt)
             for each in (messages, [*messages[:at], {**messages[at], "content": NEUTRAL}])
         )
-        return Opinion(self._local, asked, neutral, written)
+        return Opinion(self._local, asked, neutral, draft)
 
     def _call(self, asks: Sequence[Ask], texts: Sequence[Text], opinion: Opinion | None) -> Reply:
         calls: list[ToolCall] = []
@@ -205,8 +208,7 @@ class SmallModel(Wrapper):
             arguments = json.dumps(made.arguments, ensure_ascii=False)
             calls.append(ToolCall(ask.tool.name, arguments))
             written += head + arguments + tail
-        used = (opinion.prompt_tokens, opinion.tokens) if opinion is not None else (0, 0)
-        return Reply("", tuple(dict.fromkeys(calls)), *used)
+        return Reply("", tuple(dict.fromkeys(calls)))
 
     def _filled(self, ask: Ask, texts: Sequence[Text], opinion: Opinion | None = None, head: str = "") -> Filled:
         score = opinion.values if opinion is not None else None
@@ -236,6 +238,17 @@ class SmallModel(Wrapper):
         asked = [_content(example[0]) for example in self._examples]
         chosen = self._ranker.closest(query, asked, self._settings.shots)
         return [message for at in reversed(chosen) for message in self._examples[at]]
+
+
+def _paid(reply: Reply, opinion: Opinion | None) -> Reply:
+    """The reply with the tokens that the opinion cost, too."""
+    if opinion is None:
+        return reply
+    return replace(
+        reply,
+        prompt_tokens=reply.prompt_tokens + opinion.prompt_tokens,
+        completion_tokens=reply.completion_tokens + opinion.completion_tokens,
+    )
 
 
 def _last_request(messages: Sequence[Message]) -> int:

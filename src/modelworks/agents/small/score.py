@@ -11,7 +11,7 @@ from typing import Final
 
 from modelworks.agents.halt import Halt
 from modelworks.agents.local import LocalModel
-from modelworks.agents.model import Halted
+from modelworks.agents.model import Halted, Reply
 from modelworks.engine.grammar import Grammar
 from modelworks.engine.handle import Handle, join
 from modelworks.engine.sample import Sampling
@@ -61,22 +61,25 @@ class Scorer:
 class Opinion:
     """Of one request: which name is the next call's, and which value an argument's.
 
-    `asked` scores what follows the request, `neutral` what follows a request that says nothing. `written` is what the
-    model has said so far.
+    `asked` scores what follows the request, `neutral` what follows a request that says nothing. A `draft` is what the
+    model wrote before.
     """
 
-    def __init__(self, model: LocalModel, asked: Scorer, neutral: Scorer, written: str = "") -> None:
-        self._model, self._asked, self._neutral, self.written = model, asked, neutral, written
+    def __init__(self, model: LocalModel, asked: Scorer, neutral: Scorer, draft: Reply | None = None) -> None:
+        self._model, self._asked, self._neutral, self._draft = model, asked, neutral, draft
+        self.written = f"{draft.text}\n" if draft is not None else ""
 
     @property
     def prompt_tokens(self) -> int:
-        """Of both prompts."""
-        return len(self._asked.prompt_ids) + len(self._neutral.prompt_ids)
+        """Of all prompts so far."""
+        own = sum(len(scorer.prompt_ids) for scorer in (self._asked, self._neutral) if scorer.tokens)
+        return own + (self._draft.prompt_tokens if self._draft is not None else 0)
 
     @property
-    def tokens(self) -> int:
-        """Read in continuations so far."""
-        return self._asked.tokens + self._neutral.tokens
+    def completion_tokens(self) -> int:
+        """Read in continuations so far, and those of the draft."""
+        own = self._asked.tokens + self._neutral.tokens
+        return own + (self._draft.completion_tokens if self._draft is not None else 0)
 
     def names(self, names: Sequence[str]) -> dict[str, float]:
         """By how many nats the request makes each name likelier than it is anyway; all are alternatives of one place.
