@@ -37,6 +37,42 @@ def test_what_nothing_fits_is_missing_and_an_observation_can_bring_it() -> None:
     assert made.sources["user_id"].source == "observation"
 
 
+def test_a_value_that_is_nowhere_is_not_another_parameter_s() -> None:
+    """A triangle "with a base of some number units and a height of 5" was one with a base of 5."""
+    sides = {"base": WHOLE, "height": WHOLE}
+    for text in ("a base of some number units and a height of 5 units", "a base and a height of 5 units"):
+        made = filled(text, sides, ["base", "height"])
+        assert made.missing == ("base",)
+        assert made.arguments == {"height": 5}
+    places = {"start": TEXT, "destination": TEXT}
+    made = filled("the shortest way from something to Rome", places, ["start", "destination"])
+    assert (made.missing, made.arguments) == (("start",), {"destination": "Rome"})
+    assert filled("play something", {"title": TEXT}, [], "something else").arguments == {}
+
+
+def test_a_gap_of_an_observation_is_no_value() -> None:
+    made = filled("mail to Ada", {"user_id": WHOLE}, ["user_id"], "some of them")
+    assert (made.missing, made.arguments) == (("user_id",), {})
+
+
+def test_the_model_is_not_asked_about_a_gap() -> None:
+    def score(prefix: str, options: Sequence[str]) -> list[float]:
+        assert "null" not in [option.strip(",}") for option in options]
+        return [0.0] * len(options)
+
+    places = {"start": TEXT, "destination": TEXT}
+    made = filled("the way from something to Rome or Oslo", places, ["start", "destination"], score=score)
+    assert made.missing == ("start",)
+
+
+def test_plain_words_that_mean_something_else_are_not_taken() -> None:
+    schema = {"sport": {"type": "string", "description": "A sport"}}
+    near = {"tennis": 0.8}
+    like = lambda _, others: [near.get(each, 0.1) for each in others]  # noqa: E731
+    assert filled("who is the best in tennis", schema, ["sport"], likeness=like).arguments == {"sport": "tennis"}
+    assert filled("who is the best in town", schema, ["sport"], likeness=like).missing == ("sport",)
+
+
 def test_objects_are_made_of_their_own_properties() -> None:
     area = {"type": "object", "properties": {"width": WHOLE, "height": WHOLE}, "required": ["width", "height"]}
     assert filled("a width of 20 and a height of 12", {"area": area}, ["area"]).arguments == {

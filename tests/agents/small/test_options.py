@@ -54,7 +54,28 @@ def test_the_fittest(name: str, schema: dict[str, Any], text: str, value: Any) -
 
 
 def test_a_whole_number_is_wanted_where_one_is() -> None:
-    assert options("count", {"type": "integer"}, read("about 2.5 of them")) == []
+    assert options("count", {"type": "integer"}, read("about 2.5 metres")) == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "is_gap"),
+    [
+        ({"type": "string"}, "the way from something to Rome", True),
+        ({"type": "string"}, "play that one", True),
+        ({"type": "string"}, "the root of it.", True),
+        ({"type": "string"}, "I think that Rome is old", False),
+        ({"type": "string"}, "some jazz", False),
+        ({"type": "integer"}, "a base of some metres", True),
+        ({"type": "integer"}, "a base of ___ metres", True),
+        ({"type": "string", "enum": ["a"]}, "something", False),
+        ({"type": "boolean"}, "something", False),
+    ],
+)
+def test_a_gap_is_the_place_of_a_value_and_no_value(schema: dict[str, Any], text: str, is_gap: bool) -> None:
+    found = options("place", schema, read(text))
+    assert any(option.is_gap for option in found) is is_gap
+    assert all(option.value is None for option in found if option.is_gap)
+    assert not any("something" in str(option.value) for option in found if schema.get("enum") is None)
 
 
 def test_values_outside_of_the_part_count_less() -> None:

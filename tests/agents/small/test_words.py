@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelworks.agents.small.words import parts, stem, stems, words
+from modelworks.agents.small.words import is_indefinite, parts, stem, stems, words
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,8 @@ def test_words_stand_where_they_say(text: str) -> None:
     found = list(words(text))
     assert all(text[word.start : word.end] == word.text for word in found)
     assert all(one.end <= other.start for one, other in pairwise(found))
+
+
+def test_what_names_nothing() -> None:
+    assert all(is_indefinite(text) for text in ("something", "that one", "Someone", "the one", "it"))
+    assert not any(is_indefinite(text) for text in ("", "some jazz", "the", "one step", "Rome"))

@@ -49,7 +49,7 @@ def fill(
     if score is not None:
         open_slots = _scored(open_slots, chosen, weights, score, head)
         chosen = assigned(open_slots, weights)
-    found = {slot.name: option for slot, option in zip(open_slots, chosen) if option is not None}
+    found = {slot.name: option for slot, option in zip(open_slots, chosen) if option is not None and not option.is_gap}
     for name, schema in properties.items():
         if kind_of(schema) == "object" and (inner := _object(schema, ask, texts, weights, likeness, name in required)):
             found[name] = inner
@@ -69,8 +69,10 @@ def _scored(
     for at, (slot, choice) in enumerate(zip(open_slots, chosen)):
         key = f"{'' if written.endswith('{') else ', '}{json.dumps(slot.name)}: "
         least = max(slot.scores[:-1], default=0.0) - weights.hopeless
-        close = [option for option, own in zip(slot.options, slot.scores) if own >= least][:_MOST_SCORED]
-        if len(close) > 1:
+        close = [option for option, own in zip(slot.options, slot.scores) if own >= least and not option.is_gap][
+            :_MOST_SCORED
+        ]
+        if len(close) > 1 and not (choice is not None and choice.is_gap):
             end = "," if any(each is not None for each in chosen[at + 1 :]) else "}"
             texts = [option.text + (end if option.text[-1:] not in '"]' else "") for option in close]
             nats = score(written + key, texts)
@@ -79,7 +81,7 @@ def _scored(
             scores = [points + weights.logprob * nat for points, nat in zip(own, said)]
             slot = replace(slot, options=tuple(close), scores=(*scores, slot.scores[-1]))
         made.append(slot)
-        if choice is not None:
+        if choice is not None and not choice.is_gap:
             written += key + choice.text
     return made
 

@@ -1,6 +1,7 @@
 """What a text mentions that could be an argument: numbers, dates, quotations, names, identifiers, phrases, lists.
 
-Each is a span of the text with the value that it stands for, so whatever is made of it can be traced to its place.
+Each is a span of the text with the value that it stands for, so whatever is made of it can be traced to its place. A
+gap is a place where a value would be and is not: "something", "that one", and for a number "some".
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal, TypeAlias
 from modelworks.agents.small.quantities import clocks, days, numbers
 from modelworks.agents.small.words import Word, words
 
-Kind: TypeAlias = Literal["number", "date", "time", "quoted", "name", "id", "expression", "phrase", "list"]
+Kind: TypeAlias = Literal["number", "date", "time", "quoted", "name", "id", "expression", "phrase", "list", "gap"]
 
 _LONGEST_PHRASE: Final = 5
 _LONGEST_QUOTED: Final = 120
@@ -56,6 +57,14 @@ _OPERAND: Final = r"\(*-?\(*(?:\d[\d,]*\.?\d*|\.\d+)%?\)*"
 _ARITHMETIC: Final = re.compile(rf"(?<![\w.]){_OPERAND}(?:(?:\s*(?:\*\*|[+*/^×÷])\s*|\s+-\s+){_OPERAND})+(?!\w)")
 _ROOT: Final = re.compile(r"\b(?:the\s+)?square\s+root\s+of\s+(\d[\d,]*(?:\.\d+)?)", re.IGNORECASE)
 _LIST: Final = re.compile(r"\[[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*\]|\([-\d.]+(?:\s?,\s?[-\d.]+)+\)")
+_GAP: Final = re.compile(
+    r"\b(?:some|any)(?:thing|one|body|where)\b|\b(?:that|this|the(?:\s\w+)?)\sone\b"
+    r"|\byou\sknow\s(?:who|what|which|where)\b|_{2,}|\bTB[AD]\b|\?{2,}"
+    r"|(?:(?<=\bof )|(?<=\bto )|(?<=\bat )|(?<=\bin )|(?<=\bon )|(?<=\bfor ))"
+    r"(?:it|this|that|them|these|those)(?=[.?!]|\s*$)"
+    r"|(?P<amount>\b(?:some|several|a\sfew|an?\s(?:certain|unknown)|as\s(?:many|much)|(?:so|that)\s(?:many|much))\b)",
+    re.IGNORECASE,
+)
 _BETWEEN: Final = re.compile(
     r"\s*(?:,|,?\s?(?:and|&|or|then|as\swell\sas|versus|vs\.?)\s)\s*(?:then\s)?", re.IGNORECASE
 )
@@ -104,6 +113,7 @@ def mentions(text: str) -> list[Mention]:
     for match in _ROOT.finditer(text):
         found.append(Mention("expression", f"sqrt({match[1]})", *match.span()))
     found += _phrases(text)
+    found += [Mention("gap", match.lastgroup or "thing", *match.span()) for match in _GAP.finditer(text)]
     return sorted(found, key=lambda mention: (mention.start, -mention.end))
 
 

@@ -69,6 +69,8 @@ def _all(name: str, schema: str, text: Text, span: tuple[int, int] | None) -> tu
 
 def _found(name: str, schema: Mapping[str, Any], text: Text, span: tuple[int, int] | None = None) -> Iterator[Option]:
     kind = kind_of(schema)
+    if kind in ("integer", "number", "string", "") and not schema.get("enum"):
+        yield from _gaps(name, schema, text, is_number=kind in ("integer", "number"))
     if schema.get("enum"):
         yield from _of_enum(name, schema, text)
     elif kind in ("integer", "number"):
@@ -84,6 +86,13 @@ def _found(name: str, schema: Mapping[str, Any], text: Text, span: tuple[int, in
 
 
 # --- by type ----------------------------------------------------------------------------------------------------------
+
+
+def _gaps(name: str, schema: Mapping[str, Any], text: Text, *, is_number: bool) -> Iterator[Option]:
+    """Places where the value would be; they fit about as well as a value there would."""
+    for mention in text.mentions:
+        if mention.kind == "gap" and (is_number or mention.value == "thing"):
+            yield Option(None, text.source, (0.3 if is_number else 1.0) + cue(name, schema, mention, text), mention)
 
 
 def _of_enum(name: str, schema: Mapping[str, Any], text: Text) -> Iterator[Option]:
@@ -145,7 +154,11 @@ def _arrays(name: str, schema: Mapping[str, Any], text: Text, span: tuple[int, i
     for mention in text.mentions:
         if mention.kind == "list" and (made := _items(mention.value, kind)) is not None:
             yield Option(made, text.source, 2.5 + cue(name, schema, mention, text), mention)
-    inner = [each for each in _found(name, items, text) if each.mention is not None or each.source == "enum"]
+    inner = [
+        each
+        for each in _found(name, items, text)
+        if (each.mention is not None or each.source == "enum") and not each.is_gap
+    ]
     here = [each for each in inner if each.mention and span[0] <= each.mention.start and each.mention.end <= span[1]]
     if items.get("enum") and (said := [each for each in here if each.fit > 1.5]):
         said.sort(key=lambda each: each.mention.start if each.mention else 0)

@@ -126,7 +126,7 @@ def filled(text: Text, span: tuple[int, int], tool: Tool) -> float:
             continue
         for option in options(name, schema, text, span):
             mention = option.mention
-            if mention is None or not _inside(mention, span):
+            if mention is None or option.is_gap or not _inside(mention, span):
                 continue
             if option.fit < 0 or any(mention.overlaps(other) for other in used):
                 continue
@@ -188,7 +188,12 @@ def _dealt(
     for name, column in dealt.items():
         for option in options(name, properties[name], text, ask.span):
             mention = option.mention
-            if mention is None or not _inside(mention, ask.span) or not _can_vary(mention, properties[name], text):
+            if (
+                mention is None
+                or option.is_gap
+                or not _inside(mention, ask.span)
+                or not _can_vary(mention, properties[name], text)
+            ):
                 continue
             if any(each.mention and each.mention.overlaps(mention) for each in first.values()):
                 continue
@@ -218,7 +223,7 @@ def _inside(mention: Mention, span: tuple[int, int]) -> bool:
 
 def _can_vary(mention: Mention | None, schema: Mapping[str, Any], text: Text) -> bool:
     """Whether a value can be one of several: of plain words only those that are listed, or an enum's."""
-    if mention is None:
+    if mention is None or mention.kind == "gap":
         return False
     if kind_of(schema) == "array":
         return mention.kind == "list" and text.text[mention.start] == "["

@@ -30,7 +30,7 @@ _SCALES: Final[Mapping[str, int]] = {
     "trillion": 10**12,
 }
 _NUMBER: Final = re.compile(
-    r"(?<![\w.])(?P<sign>[-−+](?=[\d.]))?[$€£]?(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    r"(?<![\w.])(?<![A-Za-z)]\^)(?P<sign>[-−+](?=[\d.]))?[$€£]?(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
     r"(?P<exponent>[eE][-+]?\d+|\s?[x×*]\s?10\^\(?-?\d+\)?)?"
     r"(?:(?P<percent>\s?%|\s?percent\b)|(?P<scale>\s?(?:hundred|thousand|million|billion|trillion)\b|(?:(?<=\d)[kM]|(?<=[$€£]\d\d\d)K|(?<=[$€£]\d\d)K|(?<=[$€£]\d)K)\b))?"
     r"(?P<unit>\s?(?:°\s?)?[A-Za-zµ²³/]+(?:\^?[23])?)?"

@@ -32,8 +32,8 @@ class Weights:
     """What it counts that a text means what the parameter's name and description do, from 0 to 1."""
     hopeless: float = 1.6
     """By how much less a value may fit than the best for the model to be asked of it: so much can its opinion weigh."""
-    reused: float = 2.5
-    """What it costs to take a place of the text twice."""
+    reused: float = 20.0
+    """What it costs to take a place of the text twice: so much that a required parameter is rather asked for."""
     turned: float = 0.3
     """What it costs to stand before the value of the parameter before, of the same kind."""
     optional: float = 0.8
@@ -44,6 +44,8 @@ class Weights:
     """What it costs plain words to be all the tool's own: "restaurant" of a restaurant finder."""
     required: float = -1.0
     """The fit that a value needs for one that may not."""
+    required_words: float = 0.5
+    """The same, of plain words that no enum has, where vectors tell what they mean: with less they are any words."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,13 @@ def _slot(
         if each.value != tool
     ]
     for text in texts[1:]:
-        further = [each for each in options(name, schema, text) if each.fit > 0 or required]
+        further = [each for each in options(name, schema, text) if (each.fit > 0 or required) and not each.is_gap]
         found += [replace(each, fit=each.fit - 0.5, mention=None) for each in further]  # places are the first text's
     if likeness is not None and kind_of(schema) == "string" and not schema.get("enum"):
         found = _meant(name, schema, found, weights, likeness)
-    found = sorted((each for each in found if each.fit >= _least(each, weights, required)), key=lambda each: -each.fit)
+    is_judged = likeness is not None
+    found = [each for each in found if each.fit >= _least(each, weights, required, is_judged)]
+    found = sorted(found, key=lambda each: -each.fit)
     if required and (default := default_of(schema)) is not None and kind_of(schema) != "array":
         found.append(Option(default, "default", 0.0))
     found = found[:_MOST_OPTIONS]
@@ -122,9 +126,10 @@ def _is_worded(option: Option) -> bool:
     return option.source == "query" and option.mention is not None and option.mention.kind == "phrase"
 
 
-def _least(option: Option, weights: Weights, required: bool) -> float:
+def _least(option: Option, weights: Weights, required: bool, is_judged: bool) -> float:
     if required:
-        return weights.required
+        is_words = is_judged and _is_worded(option) and isinstance(option.value, str)
+        return weights.required_words if is_words else weights.required
     return weights.optional + weights.worded * (_is_worded(option) and isinstance(option.value, str))
 
 
@@ -134,7 +139,10 @@ def _meant(
     """The options, those the fitter that mean what the parameter does: "tennis" of a sport."""
     said = f"{' '.join(parts(name))}: {schema.get('description', '')}"
     near = likeness(said, [str(each.value) for each in found])
-    return [replace(each, fit=each.fit + weights.meant * (value - _USUAL)) for each, value in zip(found, near)]
+    return [
+        each if each.is_gap else replace(each, fit=each.fit + weights.meant * (value - _USUAL))
+        for each, value in zip(found, near)
+    ]
 
 
 def assigned(found: Sequence[Slot], weights: Weights) -> list[Option | None]:

@@ -11,7 +11,7 @@ from modelworks.agents.small.cues import cue, is_place
 from modelworks.agents.small.mentions import REQUESTS, Kind, Mention, starts_sentence
 from modelworks.agents.small.quantities import Day
 from modelworks.agents.small.texts import Option, Text
-from modelworks.agents.small.words import parts, stem, stems, words
+from modelworks.agents.small.words import INDEFINITE, is_indefinite, parts, stem, stems, words
 
 _QUOTED: Final = re.compile(r"['\"‘“]([^'\"’”]{1,40})['\"’”]")
 _REFORMED: Final = re.compile(r"\b([ymd]{2,4}[-/][ymd]{2,4}[-/][ymd]{2,4})\b", re.IGNORECASE)
@@ -52,7 +52,7 @@ def strings(name: str, schema: Mapping[str, Any], text: Text) -> Iterator[Option
         yield from _units(text)
     only_dates = is_dated and any(mention.kind == "date" for mention in text.mentions)
     for mention in text.mentions:
-        if text.lies_in_brackets(mention) or (only_dates and mention.kind != "date"):
+        if text.lies_in_brackets(mention) or (only_dates and mention.kind != "date") or _names_nothing(mention):
             continue
         if mention.kind in _READERS and not text.lies_within(mention, _HIDDEN.get(mention.kind, ())):
             near = cue(name, schema, mention, text)
@@ -60,6 +60,13 @@ def strings(name: str, schema: Mapping[str, Any], text: Text) -> Iterator[Option
                 # A name may be written as an example in the description has it, which is no copy of the text.
                 is_example = mention.kind == "name" and value != mention.value
                 yield Option(value, "description" if is_example else text.source, near + fit, mention)
+
+
+def _names_nothing(mention: Mention) -> bool:
+    """Whether a mention stands for what is not said: "something", "that one"; of plain words, a part is enough."""
+    if mention.kind == "phrase":
+        return any(word.text.lower() in INDEFINITE for word in words(mention.value))
+    return mention.kind in ("quoted", "name") and is_indefinite(mention.value)
 
 
 def implied(schema: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,11 @@ class Option:
     mention: Mention | None = None
 
     @property
+    def is_gap(self) -> bool:
+        """Whether the text has the value's place and not the value, so that it can only be asked for."""
+        return self.mention is not None and self.mention.kind == "gap"
+
+    @property
     def text(self) -> str:
         return json.dumps(self.value, ensure_ascii=False)
 

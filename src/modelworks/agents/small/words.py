@@ -19,6 +19,13 @@ STOP_WORDS: Final = frozenset(
     while who whom whose why will with within would you your yours i'm i'd i've what's
     """.split()
 )
+INDEFINITE: Final = frozenset(
+    """
+    it this that these those them one ones some something someone somebody somewhere anything anyone anybody anywhere
+    whatever whichever whoever wherever
+    """.split()
+)
+"""Words that stand for what is not said; articles, quantifiers and questions are none of them."""
 _ENDINGS: Final = (
     ("ations", ""),
     ("ation", ""),
@@ -51,6 +58,12 @@ def stem(word: str) -> str:
     if len(word) > 5 and word.endswith("at"):
         word = word[:-2]
     return word
+
+
+def is_indefinite(text: str) -> bool:
+    """Whether a text names nothing: all of its words that could are indefinite, as in "that one"."""
+    said = [word.text.lower() for word in words(text)]
+    return any(word in INDEFINITE for word in said) and all(word in INDEFINITE | STOP_WORDS for word in said)
 
 
 @dataclass(frozen=True, slots=True)
