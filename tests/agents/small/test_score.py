@@ -57,25 +57,25 @@ def test_scores_are_the_model_s_own(local: LocalModel) -> None:
     assert scorer.tokens == sum(len(option.encode()) for option in options)
 
 
-def test_an_opinion_of_names_is_what_the_request_adds(local: LocalModel) -> None:
-    """The names are alternatives of one place, and what the model thinks of them anyway is taken off."""
-    asked, neutral = Scorer(local, list(b"the weather " * 4)), Scorer(local, list(b"N/A " * 4))
-    opinion = Opinion(local, asked, neutral)
+def test_an_opinion_of_names_is_of_alternatives_of_one_place(local: LocalModel) -> None:
+    scorer = Scorer(local, list(b"the weather " * 4))
+    opinion = Opinion(local, scorer)
     found = opinion.names(["forecast", "no_tool"])
-    before, _ = local.call_form("forecast")
-    before = before[: before.index('"forecast"')]
-    for name in ("forecast", "no_tool"):
-        (nats,), (usual,) = (each.logprobs(before, [f'"{name}",']) for each in (asked, neutral))
-        assert found[name] == pytest.approx(nats - usual, abs=0.02)
-        assert abs(found[name]) > 0.05
-    assert opinion.prompt_tokens == len(b"the weather " * 4) + len(b"N/A " * 4)
-    drafted = Opinion(local, asked, neutral, Reply("I look.", (), 30, 5))
+    head, _ = local.call_form("forecast")
+    before = head[: head.index('"forecast"')]
+    wanted = scorer.logprobs(before, ['"forecast",', '"no_tool",'])
+    assert list(found.values()) == pytest.approx(wanted, abs=0.02)
+    assert found["forecast"] != pytest.approx(found["no_tool"], abs=0.05)
+    assert opinion.values("{", ["1,", "2,"]) == pytest.approx(scorer.logprobs("{", ["1,", "2,"]), abs=0.02)
+
+
+def test_a_draft_stands_before_and_is_paid_for(local: LocalModel) -> None:
+    scorer = Scorer(local, list(b"the weather " * 4))
+    plain, drafted = Opinion(local, scorer), Opinion(local, scorer, Reply("I look.", (), 30, 5))
     assert drafted.written == "I look.\n"
-    assert drafted.prompt_tokens == opinion.prompt_tokens + 30
-    assert drafted.completion_tokens == opinion.completion_tokens + 5
-    assert opinion.values("{", ["1,", "2,"]) == pytest.approx(asked.logprobs("{", ["1,", "2,"]), abs=0.02)
-    same = Opinion(local, asked, Scorer(local, asked.prompt_ids)).names(["forecast", "no_tool"])
-    assert list(same.values()) == pytest.approx([0.0, 0.0], abs=0.02)
+    assert drafted.names(["forecast", "no_tool"]) != plain.names(["forecast", "no_tool"])
+    assert drafted.prompt_tokens == plain.prompt_tokens + 30
+    assert drafted.completion_tokens == plain.completion_tokens + 5
 
 
 def test_a_halt_ends_it(local: LocalModel) -> None:

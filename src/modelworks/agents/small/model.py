@@ -24,7 +24,7 @@ from modelworks.agents.small.decide import Decision, decide
 from modelworks.agents.small.fill import Filled, fill
 from modelworks.agents.small.plan import Ask, filled, pieces, plan
 from modelworks.agents.small.rank import Embed, Ranked, Ranker
-from modelworks.agents.small.score import NEUTRAL, Opinion, Scorer
+from modelworks.agents.small.score import Opinion, Scorer
 from modelworks.agents.small.texts import Text, read
 from modelworks.agents.small.words import stems
 from modelworks.agents.talk import ASK_USER, NO_TOOL, question
@@ -53,7 +53,7 @@ class Settings:
     required parameters that it has values for, and the share of the tool's name that it says. `no_tool` has none."""
     unplanned: float = 1.5
     """What it costs a tool that no part of the request is like the most."""
-    opinion: float = 0.2
+    opinion: float = 0.1
     """What a nat of the model's opinion counts beside these points."""
     kept: float = 0.6
     """What part of the best tool's rank another needs to be offered beside it."""
@@ -181,19 +181,12 @@ class SmallModel(Wrapper):
         """The model's, told of the tools that may be called; None where it is not to be asked."""
         if not self._settings.scored:
             return None
-        at = _last_request(messages)
-        shots = self._shots(_content(messages[at]))
+        shown = [*self._shots(_content(messages[_last_request(messages)])), *messages]
         told = [*offered, NO_TOOL, ASK_USER]
         draft = None
-        if self._settings.draft_tokens:
-            draft = self._local.reply(
-                [*shots, *messages], told, choice="none", max_tokens=self._settings.draft_tokens, halt=halt
-            )
-        asked, neutral = (
-            Scorer(self._local, self._local.prompt_ids([*shots, *each], told), halt)
-            for each in (messages, [*messages[:at], {**messages[at], "content": NEUTRAL}])
-        )
-        return Opinion(self._local, asked, neutral, draft)
+        if most := self._settings.draft_tokens:
+            draft = self._local.reply(shown, told, choice="none", max_tokens=most, halt=halt)
+        return Opinion(self._local, Scorer(self._local, self._local.prompt_ids(shown, told), halt), draft)
 
     def _call(self, asks: Sequence[Ask], texts: Sequence[Text], opinion: Opinion | None) -> Reply:
         calls: list[ToolCall] = []

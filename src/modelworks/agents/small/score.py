@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Final
 
 from modelworks.agents.halt import Halt
 from modelworks.agents.local import LocalModel
@@ -15,9 +14,6 @@ from modelworks.agents.model import Halted, Reply
 from modelworks.engine.grammar import Grammar
 from modelworks.engine.handle import Handle, join
 from modelworks.engine.sample import Sampling
-
-NEUTRAL: Final = "N/A"
-"""A request that says nothing."""
 
 
 class Scorer:
@@ -59,41 +55,30 @@ class Scorer:
 
 
 class Opinion:
-    """Of one request: which name is the next call's, and which value an argument's.
+    """Of one request: which name is the next call's, and which value an argument's; before both stands a `draft`."""
 
-    `asked` scores what follows the request, `neutral` what follows a request that says nothing. A `draft` is what the
-    model wrote before.
-    """
-
-    def __init__(self, model: LocalModel, asked: Scorer, neutral: Scorer, draft: Reply | None = None) -> None:
-        self._model, self._asked, self._neutral, self._draft = model, asked, neutral, draft
+    def __init__(self, model: LocalModel, scorer: Scorer, draft: Reply | None = None) -> None:
+        self._model, self._scorer, self._draft = model, scorer, draft
         self.written = f"{draft.text}\n" if draft is not None else ""
 
     @property
     def prompt_tokens(self) -> int:
-        """Of all prompts so far."""
-        own = sum(len(scorer.prompt_ids) for scorer in (self._asked, self._neutral) if scorer.tokens)
-        return own + (self._draft.prompt_tokens if self._draft is not None else 0)
+        return len(self._scorer.prompt_ids) + (self._draft.prompt_tokens if self._draft is not None else 0)
 
     @property
     def completion_tokens(self) -> int:
         """Read in continuations so far, and those of the draft."""
-        own = self._asked.tokens + self._neutral.tokens
-        return own + (self._draft.completion_tokens if self._draft is not None else 0)
+        return self._scorer.tokens + (self._draft.completion_tokens if self._draft is not None else 0)
 
     def names(self, names: Sequence[str]) -> dict[str, float]:
-        """By how many nats the request makes each name likelier than it is anyway; all are alternatives of one place.
+        """The log-probability of each name as the next call's, in nats; all are alternatives of one place.
 
-        A small model likes some names better than others whatever it is asked: contextual calibration takes that off
-        (Zhao et al. 2021, arXiv:2102.09690). Raises `Halted`.
+        Raises `Halted`.
         """
         head, _ = self._model.call_form(names[0])
-        before = head[: head.index(json.dumps(names[0]))]
-        alternatives = [f"{json.dumps(name)}," for name in names]
-        asked = self._asked.logprobs(self.written + before, alternatives)
-        usual = self._neutral.logprobs(before, alternatives)
-        return {name: nats - rest for name, nats, rest in zip(names, asked, usual)}
+        before = self.written + head[: head.index(json.dumps(names[0]))]
+        return dict(zip(names, self._scorer.logprobs(before, [f"{json.dumps(name)}," for name in names])))
 
     def values(self, before: str, options: Sequence[str]) -> list[float]:
         """The log-probabilities of an argument's options, after the part of the call that stands before them."""
-        return self._asked.logprobs(before, options)
+        return self._scorer.logprobs(before, options)
