@@ -107,6 +107,15 @@ def test_folders_are_searched(tmp_path: Path) -> None:
         find_files([tmp_path / "none"])
 
 
+def test_what_a_corpus_says_of_itself_is_no_training_data(tmp_path: Path) -> None:
+    """The folder of a prepared corpus is what one trains on; its list of dropped texts stopped the run."""
+    for name in ("corpus/texts-00000.jsonl.zst", "corpus/dropped.jsonl.gz", "corpus/report.json", "own/report.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in find_files([tmp_path])]
+    assert found == ["corpus/texts-00000.jsonl.zst", "own/report.json"]
+
+
 def test_the_cache_is_hit_by_the_same_and_missed_by_another(
     tmp_path: Path, tokenizer: Tokenizer, bos_tokenizer: Tokenizer
 ) -> None:

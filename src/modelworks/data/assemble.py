@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from modelworks.core.errors import ModelworksError
 from modelworks.data.dedup import find_duplicates
+from modelworks.data.files import DROPS
 from modelworks.data.mix import Share, mix, plan
 from modelworks.data.parts import Done, json_line
 from modelworks.data.sources import Unread
@@ -28,7 +29,6 @@ from modelworks.data.write import Writer
 if TYPE_CHECKING:
     from modelworks.data.prepare import Preparation
 
-DROPS = "dropped.jsonl.gz"
 _OPEN_FILES = 64
 
 

@@ -14,6 +14,8 @@ from modelworks.core.errors import DataError
 from modelworks.data.packed import DAMAGED, PACKED, unpacked
 
 SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".parquet", ".txt")
+DROPS, REPORT = "dropped.jsonl.gz", "report.json"
+"""What a prepared corpus says of itself, beside its texts."""
 
 
 @dataclass(frozen=True, slots=True)

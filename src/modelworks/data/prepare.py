@@ -25,6 +25,7 @@ from modelworks.data.assemble import Assembly
 from modelworks.data.clean import clean
 from modelworks.data.decontaminate import SIZE
 from modelworks.data.dedup import MinHash
+from modelworks.data.files import REPORT
 from modelworks.data.filters import check_languages, judge
 from modelworks.data.mix import MOST_EPOCHS
 from modelworks.data.parts import Done, Worker, split
@@ -33,7 +34,6 @@ from modelworks.data.sources import find_files
 from modelworks.data.tally import page
 from modelworks.data.write import FORMATS, Format
 
-REPORT = "report.json"
 _KIND = "modelworks corpus"
 
 

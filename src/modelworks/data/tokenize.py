@@ -18,7 +18,7 @@ from modelworks.core.log import Advance, warn_once
 from modelworks.core.paths import cache_dir
 from modelworks.data.collate import Encoded
 from modelworks.data.encode import encode_sample, encode_texts, fit
-from modelworks.data.files import SUFFIXES, Broken, read_rows
+from modelworks.data.files import DROPS, REPORT, SUFFIXES, Broken, read_rows
 from modelworks.data.formats import to_sample
 from modelworks.data.sample import Sample, Text
 from modelworks.data.shards import Shards, template_digest, tokenizer_digest, write_shards
@@ -68,13 +68,15 @@ class Report:
 def find_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """The files of training data that a path or several name; of a folder those in it and below, by name.
 
+    What a prepared corpus says of itself is none of them, where its folder is named.
+
     Raises DataError for a path that does not exist and for a folder without such files.
     """
     found: list[Path] = []
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if path.is_dir():
             names = sorted(inner for inner in path.rglob("*") if inner.is_file())
-            inside = [inner for inner in names if _is_data(inner) and not inner.name.startswith(".")]
+            inside = [inner for inner in names if _is_data(inner) and not _is_about_a_corpus(inner)]
             if not inside:
                 raise DataError(f"{path}: no training data in it ({', '.join(SUFFIXES)}, also .gz and .zst)")
             found += inside
@@ -86,7 +88,12 @@ def find_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def _is_data(path: Path) -> bool:
-    return path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith(SUFFIXES)
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    return name.endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _is_about_a_corpus(path: Path) -> bool:
+    return path.name in (DROPS, REPORT) and all((path.parent / name).exists() for name in (DROPS, REPORT))
 
 
 def read_samples(files: Sequence[Path], options: Options, broken: list[Broken]) -> Iterator[Sample]:
