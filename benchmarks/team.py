@@ -47,7 +47,7 @@ from support.items import Row, each
 DATA = Path(__file__).parents[2] / "shared" / "data" / "reasoning" / "gsm8k_test.jsonl"
 INSTRUCTION = 'Think step by step, and end with "####" and the number.'
 DEBATERS, ROUNDS = 3, 2
-MAX_TOKENS = 256
+MAX_TOKENS = 384
 SOLVER = Role("solver", "Solves a problem step by step.", f"You solve problems with numbers. {INSTRUCTION}")
 CRITIC = Role("critic", "Checks a solution and mends it.", f"You check each calculation and mend it. {INSTRUCTION}")
 
@@ -116,7 +116,9 @@ def main() -> int:
     with Engine(options.model) as engine:
         model = LocalModel(engine, sampling=Sampling(temperature=options.temperature, top_p=0.95))
         for name in options.teams:
-            named = f"{name}-{options.model.replace('/', '--')}-{options.temperature:g}-{DEBATERS}x{ROUNDS}"
+            named = (
+                f"{name}-{options.model.replace('/', '--')}-{options.temperature:g}-{DEBATERS}x{ROUNDS}-{MAX_TOKENS}"
+            )
             rows = each(
                 options.work / f"{named}.jsonl",
                 examples,

@@ -37,6 +37,15 @@ def test_each_reads_what_the_others_said_and_the_majority_decides(scripted):
         assert (words in second[2]["content"]) == is_there
 
 
+def test_who_comes_to_no_answer_stands_by_the_one_before(scripted):
+    """A small model that reads the others' answers often only repeats their beginning, or is cut."""
+    one = scripted(said("#### 4"), said("well"))
+    two = scripted(said("#### 4"), Reply("#### 7 or rather", (), 10, 5, cut=True))
+    three = scripted(said("#### 6"), said("#### 6"))
+    *_, decided = debate([one, two, three], ASK, extract=final_number)
+    assert decided.answer == 4
+
+
 def test_a_judge_chooses_among_the_answers(scripted):
     judge = scripted(Reply("", (ToolCall("choose", '{"number": "2"}'),), 7, 1))
     models = [scripted(said("#### 4")), scripted(said("#### 4")), scripted(said("it is 5"))]

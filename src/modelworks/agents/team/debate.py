@@ -52,8 +52,9 @@ def debate(
     """Have models debate a question such as `chain.asked` makes; `rounds` counts the first answers as one.
 
     Yields what is said, round by round in the order of the debaters, then what is decided: by `judge`, which chooses
-    among the last answers, or else by the majority of them. Raises ValueError for fewer than two debaters or no round,
-    and what `ChatModel.reply` raises, but for a budget that ends.
+    among the last answers, or else by the majority of them. A debater who comes to no answer in a round, such as one
+    that is cut, stands by the one before. Raises ValueError for fewer than two debaters or no round, and what
+    `ChatModel.reply` raises, but for a budget that ends.
     """
     if len(models) < 2 or rounds < 1:
         raise ValueError(f"{len(models)} debaters and {rounds} rounds: expected at least 2 and 1")
@@ -78,9 +79,10 @@ def debate(
                     complete = False
                 else:
                     raise error
-            last = said if complete or not last else last
             if not complete:
+                last = last or said
                 break
+            last = [old if new.answer is None else new for old, new in zip(last or said, said)]
             for at, dialogue in enumerate(dialogues):
                 others = [chain.text for other, chain in enumerate(said) if other != at]
                 dialogue += [{"role": "assistant", "content": said[at].text}, _shown(others, messages)]
