@@ -131,7 +131,8 @@ def asked(row: str, side: Sequence[Case], model: Any, work: Path, workers: int) 
 
     def answer(key: str) -> Row:
         most = 1 if isinstance(model, SmallModel) else MAX_TOKENS
-        reply = model.reply(by_id[key].messages, tools_of(by_id[key]), max_tokens=most)
+        tools = [*tools_of(by_id[key]), *([ASK_USER] if isinstance(model, SmallModel) else [])]
+        reply = model.reply(by_id[key].messages, tools, max_tokens=most)
         names = [call.name for call in reply.calls]
         talk = next((name for name in (ASK_USER.name, NO_TOOL.name) if name in names), None)
         return {"did": talk or ("call" if names else NO_TOOL.name)}

@@ -135,7 +135,8 @@ def answers(
 
     def answer(key: str) -> Row:
         began = time.monotonic()
-        reply = model.reply(by_id[key].messages, tools_of(by_id[key]), max_tokens=most)
+        tools = [*tools_of(by_id[key]), *([ASK_USER] if isinstance(model, SmallModel) else [])]
+        reply = model.reply(by_id[key].messages, tools, max_tokens=most)
         calls = [[call.name, call.arguments] for call in reply.calls]
         return {"calls": calls, "margin": reply.margin, "seconds": round(time.monotonic() - began, 3)}
 

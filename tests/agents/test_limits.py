@@ -69,3 +69,12 @@ def test_each_limit_says_why_it_stops(limits: Limits, why: str | None) -> None:
     assert (stop.why if stop else None) == why
     if stop and why:
         assert f"limits.{why}" in stop.text
+
+
+def test_the_time_of_a_reply_counts_though_nothing_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of one reply was told to have taken 0.0 s."""
+    now = iter((10.0, 14.5))
+    monkeypatch.setattr("modelworks.agents.limits.time.monotonic", lambda: next(now))
+    meter = Meter(Limits())
+    meter.replied(5, 3)
+    assert meter.usage.seconds == 4.5

@@ -91,6 +91,7 @@ class Meter:
             self.usage.prompt_tokens += prompt_tokens
             self.usage.completion_tokens += completion_tokens
             self.usage.model_calls += counts
+            self.usage.seconds = time.monotonic() - self._begun
         if self._parent is not None:
             self._parent.replied(prompt_tokens, completion_tokens, counts=False)
 

@@ -90,10 +90,12 @@ def test_no_tool_is_text_and_a_missing_value_is_asked_for(small: SmallModel) -> 
     reply = small.reply(said("Who wrote the novel?"), TOOLS, max_tokens=4)
     assert reply.calls == ()
     assert reply.completion_tokens > 0
-    reply = small.reply(said("Send a mail to the user, please"), TOOLS, choice="required")
+    reply = small.reply(said("Send a mail to the user, please"), [*TOOLS, ASK_USER], choice="required")
     ((name, arguments),) = calls(reply)
     assert name == "ask_user"
     assert "user_id" in arguments["question"]
+    alone = small.reply(said("Send a mail to the user, please"), TOOLS, choice="required")
+    assert (alone.calls, alone.text) == ((), arguments["question"])  # nobody is there to ask
 
 
 def test_what_was_called_is_not_called_again_and_observations_bring_values(small: SmallModel) -> None:

@@ -105,6 +105,7 @@ class SmallModel(Wrapper):
         """Answer, call tools, or ask the user; raises what the model's own `reply` does."""
         query, observations, called = _asked(messages)
         own = [tool for tool in tools if tool.name not in (ASK_USER.name, NO_TOOL.name)]
+        may_ask = any(tool.name == ASK_USER.name for tool in tools)
         if not own or choice == "none" or not query.strip():
             return self._local.reply(messages, (), max_tokens=max_tokens, halt=halt)
         texts = [read(query), *observations]
@@ -127,7 +128,7 @@ class SmallModel(Wrapper):
         else:
             if decision.name not in {ASK_USER.name, *(ask.tool.name for ask in asks)}:  # not as code had it
                 asks = self._plan(texts[0], [each for each in ranked if each.tool.name == decision.name], called)
-            reply = self._call(asks, texts, opinion)
+            reply = self._call(asks, texts, opinion, may_ask=may_ask)
         return replace(_paid(reply, opinion), margin=margin)
 
     def offered(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Tool]:
@@ -188,16 +189,18 @@ class SmallModel(Wrapper):
             draft = self._local.reply(shown, told, choice="none", max_tokens=most, halt=halt)
         return Opinion(self._local, Scorer(self._local, self._local.prompt_ids(shown, told), halt), draft)
 
-    def _call(self, asks: Sequence[Ask], texts: Sequence[Text], opinion: Opinion | None) -> Reply:
+    def _call(self, asks: Sequence[Ask], texts: Sequence[Text], opinion: Opinion | None, *, may_ask: bool) -> Reply:
+        """The calls; or a question where one lacks a value, which is the answer where the user cannot be asked."""
         calls: list[ToolCall] = []
         written = opinion.written if opinion is not None else ""
         for ask in asks:
             head, tail = self._local.call_form(ask.tool.name)
             made = self._filled(ask, texts, opinion, written + head)
             if made.missing:
-                asked = {"question": question(ask.tool, made.missing)}
-                calls = [ToolCall(ASK_USER.name, json.dumps(asked, ensure_ascii=False))]
-                break
+                asked = question(ask.tool, made.missing)
+                if not may_ask:
+                    return Reply(asked)
+                return Reply("", (ToolCall(ASK_USER.name, json.dumps({"question": asked}, ensure_ascii=False)),))
             arguments = json.dumps(made.arguments, ensure_ascii=False)
             calls.append(ToolCall(ask.tool.name, arguments))
             written += head + arguments + tail
