@@ -128,6 +128,7 @@ def dialogues(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     tools, draw = catalogue(), random.Random(seed)
     makers = {"one": _request, "listed": _listed, "lacking": _lacking}
     for _ in range(count):
+        calls: list[Call]
         kind = draw.choices(("one", "listed", "two", "none", "lacking"), (46, 16, 12, 16, 10))[0]
         offered = draw.sample(tools, draw.choices((1, 2, 3), (5, 3, 2))[0])
         if kind == "none":
