@@ -53,7 +53,7 @@ def lacking(case: Case, how: str) -> Case | None:
                 continue
             said = f"{value:,}" if isinstance(value, int) else str(value)
             forms = {re.escape(str(value)), re.escape(said)}
-            found = list(re.finditer(rf"(?<![\w.]){'|'.join(forms)}(?!\w|\.\d)", case.query, re.IGNORECASE))
+            found = list(re.finditer(rf"(?<![\w.])(?:{'|'.join(forms)})(?!\w|\.\d)", case.query, re.IGNORECASE))
             if len(found) == 1:
                 said = LACKS[how][isinstance(value, str)]
                 text = " ".join((case.query[: found[0].start()] + said + case.query[found[0].end() :]).split())
@@ -131,8 +131,7 @@ def asked(row: str, side: Sequence[Case], model: Any, work: Path, workers: int) 
 
     def answer(key: str) -> Row:
         most = 1 if isinstance(model, SmallModel) else MAX_TOKENS
-        tools = [*tools_of(by_id[key]), *([ASK_USER] if isinstance(model, SmallModel) else [])]
-        reply = model.reply(by_id[key].messages, tools, max_tokens=most)
+        reply = model.reply(by_id[key].messages, tools_of(by_id[key], model), max_tokens=most)
         names = [call.name for call in reply.calls]
         talk = next((name for name in (ASK_USER.name, NO_TOOL.name) if name in names), None)
         return {"did": talk or ("call" if names else NO_TOOL.name)}

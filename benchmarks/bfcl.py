@@ -87,11 +87,13 @@ def _seen() -> frozenset[str]:
     return frozenset(case.query for category in CATEGORIES for case in cases(category, dev=True, limit=None))
 
 
-def tools_of(case: Case) -> list[Tool]:
-    return [
+def tools_of(case: Case, model: object = None) -> list[Tool]:
+    """The case's functions; small-model mode may ask, too."""
+    made = [
         Tool(each["name"], each["description"], each["parameters"], lambda **_: None, frozenset())
         for each in case.schemas()
     ]
+    return [*made, ASK_USER] if isinstance(model, SmallModel) else made
 
 
 class MadeToChoose:
@@ -135,8 +137,7 @@ def answers(
 
     def answer(key: str) -> Row:
         began = time.monotonic()
-        tools = [*tools_of(by_id[key]), *([ASK_USER] if isinstance(model, SmallModel) else [])]
-        reply = model.reply(by_id[key].messages, tools, max_tokens=most)
+        reply = model.reply(by_id[key].messages, tools_of(by_id[key], model), max_tokens=most)
         calls = [[call.name, call.arguments] for call in reply.calls]
         return {"calls": calls, "margin": reply.margin, "seconds": round(time.monotonic() - began, 3)}
 

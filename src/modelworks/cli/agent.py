@@ -220,20 +220,26 @@ def _names(tools: list[Tool]) -> str:
 
 
 def _model(options: ModelOptions, stack: ExitStack, *, tools: bool) -> ChatModel:
-    from modelworks.agents.endpoint import EndpointModel
-
     helps = [f"--{name}" for name in ("larger", "examples") if getattr(options, name)]
     if options.url is not None:
+        from modelworks.agents.endpoint import EndpointModel
+
         _refuse(helps, "a model behind --url")
         return EndpointModel(options.url, options.model, options.key)
     name, _, url = options.larger.partition("=")
     if options.larger and not (name and url):
         raise ConfigError(f"--larger {options.larger}: expected MODEL=URL, such as big=http://localhost:8000/v1")
-    larger = EndpointModel(url, name, options.key) if url else None
-    from modelworks.agents.local import LocalModel
-    from modelworks.agents.small.examples import read_examples
+    larger, examples = None, []
+    if url:
+        from modelworks.agents.endpoint import EndpointModel
 
-    examples = read_examples(options.examples) if options.examples is not None else []
+        larger = EndpointModel(url, name, options.key)
+    if options.examples is not None:
+        from modelworks.agents.small.examples import read_examples
+
+        examples = read_examples(options.examples)
+    from modelworks.agents.local import LocalModel
+
     local = stack.enter_context(LocalModel(options.model))
     weights = sum(weight.numel() for weight in local.engine.model.parameters())
     if options.mode == "plain" or (options.mode == "auto" and weights >= _SMALL):

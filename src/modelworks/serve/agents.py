@@ -31,6 +31,7 @@ from modelworks.agents.arguments import checked
 from modelworks.agents.journal import Entry, RunInfo
 from modelworks.agents.loop import Agent
 from modelworks.agents.run import Run
+from modelworks.agents.talk import ASK_USER
 from modelworks.core.errors import ConfigError
 from modelworks.serve.app import http_error
 from modelworks.serve.errors import ApiError, Disconnected
@@ -45,7 +46,6 @@ _STREAM_S: Final = 3600.0  # after which a page that still looks on asks again
 _POLL_S: Final = 0.15
 _LISTED: Final = 200  # runs, the newest
 _LONGEST_TASK: Final = 100_000
-_ASK_USER: Final = "ask_user"  # the loop's own: a way to talk, and no tool to choose
 _log = logging.getLogger("modelworks.serve")
 
 
@@ -177,7 +177,7 @@ class Runs:
                 "source": tool.source,
             }
             for tool in agent.tools
-            if tool.name != _ASK_USER
+            if tool.name != ASK_USER.name  # a way to talk, and no tool to choose
         ]
         return {"agent": agent.name, "model": agent.model.name, "tools": tools}
 
@@ -207,7 +207,7 @@ class Runs:
     def _with(self, tools: Iterable[str] | None) -> Agent:
         """The agent with some of its tools, that asks on the page."""
         agent = copy.copy(self._agent)
-        chosen = None if tools is None else {*tools, _ASK_USER}
+        chosen = None if tools is None else {*tools, ASK_USER.name}
         agent.tools = [tool for tool in agent.tools if chosen is None or tool.name in chosen]
         agent.approve = self._desk
         return agent
