@@ -3,7 +3,8 @@
 The requests are BFCL's `simple` ones in which the value of a required parameter stands word for word: as they are, and
 without it. The first want a call, the others a question (`ask_user`). The value is replaced by vague words, "something"
 or "some number", which the mode's code knows to be none; by words that name nothing either and that it does not know,
-"stuff" or "lots"; or removed.
+"stuff" or "lots"; or removed. A call that has those very words for a value is told apart from one that has another
+("call"): what the user wrote where a title could stand may be one.
 
 Rows are `bfcl`'s: `code`, `copying` (SmolLM2-135M scores) and `tuned` (`--tuned FOLDER`); beside them stands the model
 alone, held by a grammar to its tool, `no_tool` or `ask_user` (`alone`, `tuned_alone`).
@@ -20,7 +21,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from modelworks.evals.function_calls import Case
 from modelworks.models.base import LanguageModel
 from modelworks.models.load import load
 from modelworks.retrieval.embed import EncoderEmbedder
+from modelworks.retrieval.reader import parameter_reader
+from modelworks.text.tool_calls import ToolCall
 from support.items import Row, each
 
 ROWS = ("code", "copying", "alone", "tuned", "tuned_alone")
@@ -43,7 +46,27 @@ LACKS = {"vague": ("some number", "something"), "unknown": ("lots", "stuff"), "r
 """How a value is missing, and what stands for a number and for a text."""
 
 
-def lacking(case: Case, how: str) -> Case | None:
+@dataclass(frozen=True)
+class Request:
+    """A case, or what is left of it without the value of a parameter, and the words that stand there instead."""
+
+    case: Case
+    parameter: str = ""
+    words: str = ""
+
+    def did(self, calls: Sequence[ToolCall]) -> str:
+        """What became of it: "call", "words" where they are the value, "no_tool" or "ask_user"."""
+        names = [call.name for call in calls]
+        if talk := next((name for name in (ASK_USER.name, NO_TOOL.name) if name in names), None):
+            return talk
+        if not calls:
+            return NO_TOOL.name
+        value = json.loads(calls[0].arguments).get(self.parameter) if self.words else None
+        is_words = isinstance(value, str) and self.words.lower() in value.lower()
+        return "words" if is_words and self.words != LACKS["vague"][True] else "call"
+
+
+def lacking(case: Case, how: str) -> Request | None:
     """The case without the value of its first required parameter that stands in it once; None where none does."""
     ((name, answer),) = case.answers[0].items()
     parameters = next(schema for schema in case.schemas() if schema["name"] == name)["parameters"]
@@ -57,7 +80,7 @@ def lacking(case: Case, how: str) -> Case | None:
             if len(found) == 1:
                 said = LACKS[how][isinstance(value, str)]
                 text = " ".join((case.query[: found[0].start()] + said + case.query[found[0].end() :]).split())
-                return replace(case, messages=({"role": "user", "content": text},))
+                return Request(replace(case, messages=({"role": "user", "content": text},)), parameter, said)
     return None
 
 
@@ -80,12 +103,13 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     os.environ["MODELWORKS_THREADS"] = str(options.threads)
     whole = [case for case in cases("simple_python", dev=options.dev, limit=None) if lacking(case, "vague")]
-    sides = {"whole": whole[: options.limit]}
-    sides |= {how: [less for case in sides["whole"] if (less := lacking(case, how))] for how in LACKS}
+    whole = whole[: options.limit]
+    sides = {"whole": [Request(case) for case in whole]}
+    sides |= {how: [less for case in whole if (less := lacking(case, how))] for how in LACKS}
     work = options.work / ("dev" if options.dev else "test")
     table, right = {}, {}
     with ExitStack() as stack:
-        embed = EncoderEmbedder().embed
+        embed, read = EncoderEmbedder().embed, parameter_reader().read
 
         def opened(ref: str | Path) -> LocalModel:
             return LocalModel(stack.enter_context(Engine(load(ref, kind=LanguageModel), weights="q8")))
@@ -93,10 +117,10 @@ def main() -> int:
         base = opened(BASE)
         tuned = opened(options.tuned) if options.tuned else base
         makers: Mapping[str, Callable[[], Any]] = {
-            "code": lambda: SmallModel(base, embed=embed, settings=Settings(scored=False)),
-            "copying": lambda: SmallModel(base, embed=embed),
+            "code": lambda: SmallModel(base, embed=embed, read=read, settings=Settings(scored=False)),
+            "copying": lambda: SmallModel(base, embed=embed, read=read),
             "alone": lambda: MadeToChoose(base),
-            "tuned": lambda: SmallModel(tuned, embed=embed),
+            "tuned": lambda: SmallModel(tuned, embed=embed, read=read),
             "tuned_alone": lambda: MadeToChoose(tuned),
         }
         for row in rows:
@@ -125,16 +149,15 @@ def main() -> int:
     return 0 if result["holds"] else 1
 
 
-def asked(row: str, side: Sequence[Case], model: Any, work: Path, workers: int) -> list[str]:
-    """What became of each request: "call", "no_tool" or "ask_user"."""
-    by_id = {case.id: case for case in side}
+def asked(row: str, side: Sequence[Request], model: Any, work: Path, workers: int) -> list[str]:
+    """What became of each request."""
+    by_id = {request.case.id: request for request in side}
 
     def answer(key: str) -> Row:
+        case = by_id[key].case
         most = 1 if isinstance(model, SmallModel) else MAX_TOKENS
-        reply = model.reply(by_id[key].messages, tools_of(by_id[key], model), max_tokens=most)
-        names = [call.name for call in reply.calls]
-        talk = next((name for name in (ASK_USER.name, NO_TOOL.name) if name in names), None)
-        return {"did": talk or ("call" if names else NO_TOOL.name)}
+        reply = model.reply(case.messages, tools_of(case, model), max_tokens=most)
+        return {"did": by_id[key].did(reply.calls), "calls": [[call.name, call.arguments] for call in reply.calls]}
 
     return [made["did"] for made in each(work / f"{row}.jsonl", by_id, answer, workers=workers)]
 
@@ -144,7 +167,7 @@ def share(done: Sequence[str], kind: str) -> float:
 
 
 def told(done: Sequence[str]) -> dict[str, str]:
-    return {kind: rate([did == kind for did in done]) for kind in ("call", ASK_USER.name, NO_TOOL.name)}
+    return {kind: rate([did == kind for did in done]) for kind in ("call", "words", ASK_USER.name, NO_TOOL.name)}
 
 
 if __name__ == "__main__":

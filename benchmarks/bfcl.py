@@ -45,11 +45,12 @@ from modelworks.agents.talk import ASK_USER, NO_TOOL
 from modelworks.agents.tool import Tool
 from modelworks.core.paths import cache_dir
 from modelworks.engine.engine import Engine
-from modelworks.evals.function_calls import CATEGORIES, Call, Case, is_right, load_cases
+from modelworks.evals.function_calls import CATEGORIES, Call, Case, development_cases, is_right, load_cases
 from modelworks.evals.intervals import bootstrap, wilson
 from modelworks.models.base import LanguageModel
 from modelworks.models.load import load
 from modelworks.retrieval.embed import EncoderEmbedder
+from modelworks.retrieval.reader import parameter_reader
 from modelworks.text.tool_calls import ToolCall
 from support.items import Row, each
 
@@ -67,7 +68,6 @@ ROWS = {  # each with the row that it adds something to
     "tuned_alone": "constrained",
 }
 TALK = (NO_TOOL, ASK_USER)
-DEV = (0, 1)  # the places of every five that are the development slice
 MAX_TOKENS = 160
 
 
@@ -76,7 +76,10 @@ def cases(category: str, *, dev: bool, limit: int | None) -> list[Case]:
 
     Categories share some queries: a case whose query the development slice has, in whichever, is none of the others.
     """
-    found = [case for at, case in enumerate(load_cases(DATA, category)) if (at % 5 in DEV) is dev]
+    found = development_cases(DATA, category)
+    if not dev:
+        known = {case.id for case in found}
+        found = [case for case in load_cases(DATA, category) if case.id not in known]
     step = max(1.0, len(found) / limit) if limit else 1.0
     chosen = [found[int(at * step)] for at in range(min(len(found), limit or len(found)))]
     return chosen if dev else [case for case in chosen if case.query not in _seen()]
@@ -193,7 +196,7 @@ def main() -> int:
     examples = read_examples(options.examples)[:500] if options.examples else []
     work = options.work / ("dev" if options.dev else "test")
     with ExitStack() as stack:
-        embed = EncoderEmbedder().embed
+        embed, read = EncoderEmbedder().embed, parameter_reader().read
 
         def engine(ref: str | Path) -> Engine:
             return stack.enter_context(Engine(load(ref, kind=LanguageModel), weights="q8"))
@@ -204,11 +207,11 @@ def main() -> int:
             "plain": lambda: LocalModel(base, constrained=False),
             "constrained": lambda: MadeToChoose(LocalModel(base)),
             "retrieval": lambda: MadeToChoose(LocalModel(base), SmallModel(LocalModel(base), embed=embed)),
-            "code": lambda: SmallModel(LocalModel(base), embed=embed, settings=Settings(scored=False)),
-            "copying": lambda: SmallModel(LocalModel(base), embed=embed),
-            "shots": lambda: SmallModel(LocalModel(base), embed=embed, examples=examples),
-            "draft": lambda: SmallModel(LocalModel(base), embed=embed, settings=Settings(draft_tokens=32)),
-            "tuned": lambda: SmallModel(LocalModel(tuned), embed=embed),
+            "code": lambda: SmallModel(LocalModel(base), embed=embed, read=read, settings=Settings(scored=False)),
+            "copying": lambda: SmallModel(LocalModel(base), embed=embed, read=read),
+            "shots": lambda: SmallModel(LocalModel(base), embed=embed, read=read, examples=examples),
+            "draft": lambda: SmallModel(LocalModel(base), embed=embed, read=read, settings=Settings(draft_tokens=32)),
+            "tuned": lambda: SmallModel(LocalModel(tuned), embed=embed, read=read),
             "tuned_alone": lambda: MadeToChoose(LocalModel(tuned)),
         }
         found = {

@@ -53,6 +53,7 @@ from modelworks.core.paths import cache_dir
 from modelworks.engine.engine import Engine
 from modelworks.evals.intervals import bootstrap, wilson
 from modelworks.retrieval.collection import Collection, Hit
+from modelworks.retrieval.reader import parameter_reader
 from support.items import Row, each
 
 ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "text" / "peps.tar.gz"
@@ -264,7 +265,7 @@ def main() -> int:
         collection.sync(folder, embed=False, progress=True)
         search = partial(collection.search, mode="lexical")
         model = LocalModel(engine, parallel=False)
-        small = SmallModel(model, embed=collection.embedder.embed)
+        small = SmallModel(model, embed=collection.embedder.embed, read=parameter_reader().read)
 
         def run(name: str, make: Callable[[str], Row]) -> list[Row]:
             path = (

@@ -17,9 +17,9 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import gguf
 import numpy as np
 import torch
+from layers import write
 from questions import THRESHOLD, Example, natural_questions, squad, write_articles
 from safetensors.torch import load_file
 from torch import nn
@@ -34,27 +34,6 @@ from modelworks.retrieval.reader import Reader
 
 NEUTRAL = Calibration(margin=1.0, cosine=0.0, coverage=0.0, context=0.0, bias=0.0, threshold=0.5)
 ASSETS = Path(__file__).parents[2] / "src/modelworks/retrieval/assets"
-
-
-def write(model: BertReader, calibration: Calibration, path: Path) -> None:
-    """What differs from the embedder, matrices in Q8_0, with the calibration in the metadata."""
-    base = load(pull("starter-embedder")).state_dict()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(str(path), "modelworks-reader")
-    writer.add_string("modelworks.calibration", json.dumps(asdict(calibration)))
-    for name, weight in model.state_dict().items():
-        if torch.equal(weight, base.get(name.removeprefix("encoder."), torch.empty(0))):
-            continue
-        array = weight.numpy()
-        if array.ndim == 2 and array.shape[1] % 32 == 0:
-            packed = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
-            writer.add_tensor(name, packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-        else:
-            writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def fit(features: np.ndarray, labels: np.ndarray) -> list[float]:
@@ -86,10 +65,11 @@ def main() -> None:
 
     base = load(pull("starter-embedder"))
     tokenizer = base.tokenizer
+    embedder = {f"encoder.{name}": weight.clone() for name, weight in base.state_dict().items()}
     model = BertReader(base)
     model.load_state_dict(load_file(options.weights))
     path = ASSETS / "reader.gguf"
-    write(model, NEUTRAL, path)
+    write(model, embedder, {"calibration": json.dumps(asdict(NEUTRAL))}, path)
     reader = Reader.from_file(path)  # from here on with the rounded weights that ship
     assert tokenizer is not None
 
@@ -138,7 +118,7 @@ def main() -> None:
         return (given + (near + far) / 2) / 2
 
     calibration = replace(calibration, threshold=float(max(np.sort(probability), key=balanced)))
-    write(model, calibration, path)
+    write(model, embedder, {"calibration": json.dumps(asdict(calibration))}, path)
     print(calibration)
     found = [any(r for _, r in row) for row, possible in zip(rows, answerable) if possible]
     print(

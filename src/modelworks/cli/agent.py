@@ -249,10 +249,12 @@ def _model(options: ModelOptions, stack: ExitStack, *, tools: bool) -> ChatModel
         return local
     from modelworks.agents.small.model import Settings, SmallModel
     from modelworks.retrieval.embed import EncoderEmbedder
+    from modelworks.retrieval.reader import parameter_reader
 
     return SmallModel(
         local,
         embed=EncoderEmbedder("starter-embedder").embed,
+        read=parameter_reader().read,
         larger=larger,
         examples=examples,
         fallback="search_documents",

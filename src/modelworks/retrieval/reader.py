@@ -12,6 +12,7 @@ import functools
 import json
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 
@@ -43,17 +44,24 @@ class Reader:
         self._cls, self._sep = tokenizer.control_id("[CLS]"), tokenizer.control_id("[SEP]")
 
     @classmethod
-    def from_file(cls, path: Path) -> Reader:
-        """Build the reader from a file of retrained layers; raise ModelFileError where it does not fit its base."""
-        file = GGUFFile(path)
+    def from_file(cls, path: Path, *above: Path) -> Reader:
+        """Build the reader from a file of retrained layers, and further ones whose layers replace those before.
+
+        Raises ModelFileError where one does not fit its base.
+        """
         base = load(pull("starter-embedder"))
         model = BertReader(base)
-        weights = {name: torch.from_numpy(file.dequantize(name)) for name in file.tensors}
-        unknown = weights.keys() - model.state_dict().keys()
-        if unknown or "span.weight" not in weights:
-            raise ModelFileError(f"{path}: not a reader for the default embedder ({', '.join(sorted(unknown)[:3])})")
-        model.load_state_dict(weights, strict=False)  # what the file leaves out stays the embedder's
-        return cls(model, base.tokenizer, Calibration(**json.loads(file.metadata["modelworks.calibration"])))
+        for each in (path, *above):
+            file = GGUFFile(each)
+            weights = {name: torch.from_numpy(file.dequantize(name)) for name in file.tensors}
+            unknown = weights.keys() - model.state_dict().keys()
+            if unknown or "span.weight" not in weights:
+                raise ModelFileError(
+                    f"{each}: not a reader for the default embedder ({', '.join(sorted(unknown)[:3])})"
+                )
+            model.load_state_dict(weights, strict=False)  # what a file leaves out stays as it was
+        calibration = json.loads(GGUFFile(path).metadata["modelworks.calibration"])
+        return cls(model, base.tokenizer, Calibration(**calibration))
 
     @torch.inference_mode()
     def read(
@@ -116,5 +124,16 @@ def best_span(start_T: Tensor, end_T: Tensor) -> tuple[float, int, int]:
 @functools.cache
 def default_reader() -> Reader:
     """The reader that ships with modelworks, loaded once."""
-    with resources.as_file(resources.files("modelworks.retrieval") / "assets" / "reader.gguf") as path:
-        return Reader.from_file(path)
+    return _shipped("reader")
+
+
+@functools.cache
+def parameter_reader() -> Reader:
+    """That reader after it has learned what requests say of the parameters of tools, loaded once."""
+    return _shipped("reader", "parameters")
+
+
+def _shipped(*names: str) -> Reader:
+    folder = resources.files("modelworks.retrieval") / "assets"
+    with ExitStack() as stack:
+        return Reader.from_file(*[stack.enter_context(resources.as_file(folder / f"{name}.gguf")) for name in names])

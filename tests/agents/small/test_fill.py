@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from modelworks.agents.small.evidence import Evidence
 from modelworks.agents.small.fill import Filled, fill
 from modelworks.agents.small.plan import Ask
-from modelworks.agents.small.slots import Weights
+from modelworks.agents.small.slots import Judges, Likeness, Weights
 from modelworks.agents.small.texts import read
 from modelworks.agents.tool import Tool
+from modelworks.retrieval.evidence import Reading
 
 TEXT, WHOLE = {"type": "string"}, {"type": "integer"}
 
@@ -69,8 +71,68 @@ def test_plain_words_that_mean_something_else_are_not_taken() -> None:
     schema = {"sport": {"type": "string", "description": "A sport"}}
     near = {"tennis": 0.8}
     like = lambda _, others: [near.get(each, 0.1) for each in others]  # noqa: E731
-    assert filled("who is the best in tennis", schema, ["sport"], likeness=like).arguments == {"sport": "tennis"}
-    assert filled("who is the best in town", schema, ["sport"], likeness=like).missing == ("sport",)
+    assert filled(
+        "who is the best in tennis", schema, ["sport"], judges=Judges(like), weights=Weights(meant=1.0)
+    ).arguments == {"sport": "tennis"}
+    assert filled(
+        "who is the best in town", schema, ["sport"], judges=Judges(like), weights=Weights(meant=1.0)
+    ).missing == ("sport",)
+
+
+def reading(**margins: float) -> Judges:
+    """A reader that knows of some words how far they are the value that is asked for, and nothing of others."""
+
+    def read(_: str, passages: Sequence[str], spans: Sequence[Sequence[tuple[int, int]]]) -> list[list[Reading]]:
+        return [[Reading(a, b, margins.get(passages[0][a:b], -12.0)) for a, b in spans[0]]]
+
+    return Judges(evidence=Evidence(read))
+
+
+def test_a_value_that_the_reader_rules_out_is_asked_for() -> None:
+    """In "the lyrics of a song by Queen" the name is no title."""
+    title = {"title": {"type": "string", "description": "Title of the song"}}
+    text = "find me the lyrics of a song by Queen"
+    assert filled(text, title, ["title"]).arguments == {"title": "Queen"}
+    assert filled(text, title, ["title"], judges=reading(Queen=-12.0)).missing == ("title",)
+    assert filled(text, title, ["title"], judges=reading(Queen=4.0)).arguments == {"title": "Queen"}
+    assert filled("a height of 5", {"base": WHOLE}, ["base"], judges=reading()).missing == ("base",)
+
+
+def test_what_is_marked_as_a_value_is_not_ruled_out() -> None:
+    """ "Write 'hello' to the file greeting.txt" got a question back: the path."""
+    file = {"path": {"type": "string", "description": "Path of the file"}, "content": {"type": "string"}}
+    made = filled("write 'hello' to the file greeting.txt", file, ["path", "content"], judges=reading())
+    assert made.arguments == {"path": "greeting.txt", "content": "hello"}
+    made = filled("write 'hello' to a file", file, ["path", "content"], judges=reading(**{"'hello'": 1.0}))
+    assert len(made.missing) == 1
+
+
+def test_plain_words_that_answer_need_not_be_like_the_parameter() -> None:
+    text = {"text": {"type": "string", "description": "What to look for"}}
+    unlike: Likeness = lambda _, others: [0.0] * len(others)  # noqa: E731
+    asked = "find the word office in here"
+    knows = reading(**{"word office": 4.0}).evidence
+    assert filled(asked, text, ["text"], judges=Judges(unlike, reading().evidence)).missing == ("text",)
+    assert filled(asked, text, ["text"], judges=Judges(unlike, knows)).arguments == {"text": "word office"}
+
+
+def test_the_reader_reads_observations_too() -> None:
+    city = {"city": {"type": "string"}}
+    asked, seen = "the weather there", "The office is in Rome, says Ada."
+    assert filled(asked, city, ["city"], seen, judges=reading(Rome=6.0)).arguments == {"city": "Rome"}
+    assert filled(asked, city, ["city"], seen, judges=reading(Ada=6.0)).arguments == {"city": "Ada"}
+    assert filled(asked, city, ["city"], seen, judges=reading()).missing == ("city",)
+
+
+def test_one_of_several_values_that_is_needed_has_to_be_said() -> None:
+    unit = {"type": "string", "enum": ["celsius", "fahrenheit"]}
+    named = {"type": "string", "description": "Either 'gas' or 'diesel'."}
+    for schema in (unit, named, {"type": "boolean"}):
+        assert filled("how warm is it", {"unit": schema}, ["unit"], judges=reading()).missing == ("unit",)
+        assert filled("how warm is it", {"unit": schema}, [], judges=reading()).arguments == {}
+    assert filled("how warm is it in Celsius", {"unit": unit}, ["unit"]).arguments == {"unit": "celsius"}
+    assert filled("how warm is it", {"unit": {**unit, "default": "celsius"}}, ["unit"]).arguments == {"unit": "celsius"}
+    assert filled("how warm is it", {"unit": {**unit, "enum": ["kelvin"]}}, ["unit"]).arguments == {"unit": "kelvin"}
 
 
 def test_objects_are_made_of_their_own_properties() -> None:

@@ -40,6 +40,20 @@ def test_kinds(text: str, kind: str, value: object) -> None:
     assert value in found(text, kind)
 
 
+def test_a_number_behind_a_request_is_no_part_of_a_name() -> None:
+    """In "Convert 100 dollars" 100 was a name, and so a currency."""
+    assert found("Convert 100 dollars to euros", "name") == []
+    assert found("Convert 1,000.50 USD to EUR", "name") == ["USD", "EUR"]
+    assert found("Order 3 Pizza Bianca", "name") == ["Pizza Bianca"]
+    assert found("Visit Area 51 today", "name") == ["Area 51"]
+
+
+def test_a_key_of_json_is_no_value() -> None:
+    text = '{"user_id": 4711, "name" : "Ada Byron"}'
+    assert {each.value for each in mentions(text)} == {4711, "Ada Byron", "Ada", "Byron"}
+    assert found('Say "yes": it is true', "quoted") == ["yes"]
+
+
 def test_a_request_s_verb_is_no_name_and_a_whole_text_no_quotation() -> None:
     assert found("Calculate the area.", "name") == []
     text = '"' + "Could you find the area of a circle for me? " * 4 + "It's called 'Round'." + '"'

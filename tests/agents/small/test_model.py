@@ -18,6 +18,7 @@ from modelworks.agents.small.score import Opinion
 from modelworks.agents.talk import ASK_USER
 from modelworks.agents.tool import Tool
 from modelworks.models.llama import Llama, LlamaConfig
+from modelworks.retrieval.evidence import Reading
 from modelworks.text.bytelevel import BYTE_TO_CHAR
 from modelworks.text.tokenizer import Tokenizer
 
@@ -211,6 +212,20 @@ def test_a_fallback_takes_the_request_as_it_is_where_no_tool_is_meant_and_once(l
     ]
     assert model.reply(told, [*TOOLS, search], max_tokens=4).calls == ()
     assert model.reply(asked, TOOLS, max_tokens=4).calls == ()
+
+
+def test_a_fallback_that_is_meant_takes_the_request_where_nothing_in_it_is_its_value(local: LocalModel) -> None:
+    """ "Search the documents for how many desks there are" got a question back: what to look for."""
+    search = make("search_documents", "Search the documents.", ["query"], query={"type": "string"})
+    nothing = lambda _, passages, spans: [[Reading(a, b, -20.0) for a, b in spans[0]]]  # noqa: E731
+    said = "Search the documents for how many desks the office has"
+    settings = Settings(needed=-100.0, scored=False)
+    model = SmallModel(local, read=nothing, fallback="search_documents", settings=settings)
+    (call,) = model.reply([{"role": "user", "content": said}], [search, ASK_USER], max_tokens=4).calls
+    assert (call.name, json.loads(call.arguments)) == ("search_documents", {"query": said})
+    model = SmallModel(local, read=nothing, settings=settings)
+    (call,) = model.reply([{"role": "user", "content": said}], [search, ASK_USER], max_tokens=4).calls
+    assert call.name == ASK_USER.name
 
 
 def test_an_answer_quotes_what_was_observed(local: LocalModel) -> None:

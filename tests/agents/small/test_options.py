@@ -96,3 +96,34 @@ def test_defaults_stated_or_described() -> None:
     assert default_of({"default": 3}) == 3
     assert default_of({"description": "Default is 'miles'."}) == "miles"
     assert default_of({"description": "The unit."}) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "value"),
+    [
+        ("number", "Gravity. Default is -9.81 m/s^2.", -9.81),
+        ("number", "Permittivity, default 8.854 x 10^-12 F/m (vacuum).", 8.854e-12),
+        ("integer", "How often. Defaults to 1 if not provided.", 1),
+        ("integer", "The beat. Defaults to 1,200 beats per minute.", 1200),
+        ("integer", "A share. Default is 0.5.", None),
+        ("integer", "Default is the current year.", None),
+        ("boolean", "Round up. Default is True.", True),
+        ("boolean", "Defaults to false", False),
+        ("boolean", "Default is as before.", None),
+        ("array", "Default is empty list.", None),
+        ("object", "Default to not use any exclusion.", None),
+        ("string", "The version. Default is 2.1.", "2.1"),
+        ("string", "The country. Defaults to US if not given.", "US"),
+        ("string", "The team. Default ''", None),
+    ],
+)
+def test_a_described_default_is_of_the_parameters_type(kind: str, told: str, value: object) -> None:
+    made = default_of({"type": kind, "description": told})
+    assert made == value
+    assert type(made) is type(value)
+
+
+def test_a_described_default_that_the_enum_has_not_is_none() -> None:
+    schema = {"type": "string", "enum": ["Red", "Blue"], "description": "Default is blue"}
+    assert default_of(schema) == "Blue"
+    assert default_of({**schema, "enum": ["Red"]}) is None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from modelworks.agents.small import slots
+from modelworks.agents.small.evidence import Evidence
 from modelworks.agents.small.plan import Weights, filled, pieces, plan
 from modelworks.agents.small.rank import Ranker
 from modelworks.agents.small.texts import read
 from modelworks.agents.tool import Tool
+from modelworks.retrieval.evidence import Reading
 
 
 def make(name: str, description: str, **properties: Any) -> Tool:
@@ -79,3 +82,19 @@ def test_how_much_of_what_is_required_a_text_has() -> None:
     assert filled(read("the gcd of 4 and 6"), (0, 18), GCD) == 1.0
     assert filled(read("the gcd of 4 and what?"), (0, 22), GCD) == 0.5
     assert filled(read("hello"), (0, 5), make("now", "")) == 0.5
+
+
+def test_a_further_call_is_not_made_of_what_the_reader_rules_out() -> None:
+    text = "the weather in Boston and Rome"
+    ranker = Ranker()
+
+    def cities(*known: str) -> list[object]:
+        def read_(_: str, passages: Sequence[str], spans: Sequence[Sequence[tuple[int, int]]]) -> list[list[Reading]]:
+            return [[Reading(a, b, 5.0 if passages[0][a:b] in known else -20.0) for a, b in spans[0]]]
+
+        judges = slots.Judges(evidence=Evidence(read_))
+        asks = plan(read(text), ranker.rank(text, [WEATHER]), ranker, Weights(), slots.Weights(), judges)
+        return [option.value for ask in asks for option in ask.pinned.values()]
+
+    assert cities("Boston", "Rome") == ["Boston", "Rome"]
+    assert cities("Boston") == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelworks.agents.small.slots import Weights, assigned, slots
+from modelworks.agents.small.slots import Judges, Weights, assigned, slots
 from modelworks.agents.small.texts import Option, read
 from modelworks.agents.tool import Tool
 
@@ -36,12 +36,11 @@ def test_further_texts_count_less_and_likeness_decides() -> None:
     tool = Tool("f", "", {"type": "object", "properties": {"sport": TEXT}, "required": ["sport"]}, print, frozenset())
     texts = [read("the best tennis player"), read("the best Rowing", "observation")]
     whole = (0, 22)
-    found = slots(tool, whole, whole, {}, texts, Weights(), lambda _, each: [0.9 * (text == "tennis") for text in each])
+    tennis = Judges(lambda _, each: [0.9 * (text == "tennis") for text in each])
+    found = slots(tool, whole, whole, {}, texts, Weights(), tennis)
     (option,) = assigned(found, Weights(meant=9.0))
     assert option is not None
-    meant = slots(
-        tool, whole, whole, {}, texts, Weights(meant=9.0), lambda _, each: [0.9 * (text == "tennis") for text in each]
-    )
+    meant = slots(tool, whole, whole, {}, texts, Weights(meant=9.0), tennis)
     (option,) = assigned(meant, Weights())
     assert option is not None
     assert option.value == "tennis"

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from modelworks.agents.small.options import kind_of
 from modelworks.agents.small.plan import Ask
-from modelworks.agents.small.slots import Likeness, Slot, Weights, assigned, slots
+from modelworks.agents.small.slots import NO_JUDGES, Judges, Slot, Weights, assigned, slots
 from modelworks.agents.small.texts import Option, Text
 
 _MOST_SCORED: Final = 8
@@ -34,7 +34,7 @@ def fill(
     ask: Ask,
     texts: Sequence[Text],
     weights: Weights,
-    likeness: Likeness | None = None,
+    judges: Judges = NO_JUDGES,
     score: Score | None = None,
     head: str = "",
 ) -> Filled:
@@ -44,14 +44,14 @@ def fill(
     """
     properties: Mapping[str, Any] = ask.tool.parameters.get("properties", {})
     required = set(ask.tool.parameters.get("required", ()))
-    open_slots = slots(ask.tool, ask.span, ask.whole, ask.pinned, texts, weights, likeness)
+    open_slots = slots(ask.tool, ask.span, ask.whole, ask.pinned, texts, weights, judges)
     chosen = assigned(open_slots, weights)
     if score is not None:
         open_slots = _scored(open_slots, chosen, weights, score, head)
         chosen = assigned(open_slots, weights)
     found = {slot.name: option for slot, option in zip(open_slots, chosen) if option is not None and not option.is_gap}
     for name, schema in properties.items():
-        if kind_of(schema) == "object" and (inner := _object(schema, ask, texts, weights, likeness, name in required)):
+        if kind_of(schema) == "object" and (inner := _object(schema, ask, texts, weights, judges, name in required)):
             found[name] = inner
     ordered = {name: found[name] for name in properties if name in found}
     return Filled(
@@ -91,12 +91,12 @@ def _object(
     ask: Ask,
     texts: Sequence[Text],
     weights: Weights,
-    likeness: Likeness | None,
+    judges: Judges,
     required: bool,
 ) -> Option | None:
     """An object of values found for its own properties; None where none are."""
     inner = replace(ask, tool=replace(ask.tool, parameters={"type": "object", **schema}), pinned={})
-    made = fill(inner, texts, weights, likeness)
+    made = fill(inner, texts, weights, judges)
     if not made.arguments or (made.missing and not required):
         return None
     found = list(made.sources.values())

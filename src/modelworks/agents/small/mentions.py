@@ -56,7 +56,9 @@ _EXPRESSION: Final = re.compile(
 _OPERAND: Final = r"\(*-?\(*(?:\d[\d,]*\.?\d*|\.\d+)%?\)*"
 _ARITHMETIC: Final = re.compile(rf"(?<![\w.]){_OPERAND}(?:(?:\s*(?:\*\*|[+*/^×÷])\s*|\s+-\s+){_OPERAND})+(?!\w)")
 _ROOT: Final = re.compile(r"\b(?:the\s+)?square\s+root\s+of\s+(\d[\d,]*(?:\.\d+)?)", re.IGNORECASE)
+_AMOUNT: Final = re.compile(r"\s+\d\S*")
 _LIST: Final = re.compile(r"\[[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*\]|\([-\d.]+(?:\s?,\s?[-\d.]+)+\)")
+_KEY: Final = re.compile(r"[{,]\s*\"[^\"\n]*\"\s*:")  # of an object in JSON
 _GAP: Final = re.compile(
     r"\b(?:some|any)(?:thing|one|body|where)\b|\b(?:that|this|the(?:\s\w+)?)\sone\b"
     r"|\byou\sknow\s(?:who|what|which|where)\b|_{2,}|\bTB[AD]\b|\?{2,}"
@@ -114,6 +116,8 @@ def mentions(text: str) -> list[Mention]:
         found.append(Mention("expression", f"sqrt({match[1]})", *match.span()))
     found += _phrases(text)
     found += [Mention("gap", match.lastgroup or "thing", *match.span()) for match in _GAP.finditer(text)]
+    keys = [match.span() for match in _KEY.finditer(text)]
+    found = [each for each in found if not any(start <= each.start and each.end <= end for start, end in keys)]
     return sorted(found, key=lambda mention: (mention.start, -mention.end))
 
 
@@ -131,6 +135,8 @@ def _names(text: str) -> Iterator[Mention]:
         is_request = starts_sentence(text, start) and word.text.lower() in REQUESTS
         if is_request or (word.is_stop and starts_sentence(text, start)):
             start = word.end
+            if amount := _AMOUNT.match(text, start, end):  # "Convert 100 USD"
+                start = amount.end()
         yield from _parts_of_name(text, start, end)
         if word.is_stop and start == word.start:
             yield from _parts_of_name(text, word.end, end)

@@ -21,11 +21,14 @@ from modelworks.agents.model import ChatModel, Choice, Message, Reply, Wrapper
 from modelworks.agents.small import plan as planning
 from modelworks.agents.small import slots
 from modelworks.agents.small.decide import Decision, decide
+from modelworks.agents.small.evidence import Evidence, Read
 from modelworks.agents.small.fill import Filled, fill
 from modelworks.agents.small.plan import Ask, filled, pieces, plan
 from modelworks.agents.small.rank import Embed, Ranked, Ranker
 from modelworks.agents.small.score import Opinion, Scorer
-from modelworks.agents.small.texts import Text, read
+from modelworks.agents.small.slots import Judges
+from modelworks.agents.small.texts import Text
+from modelworks.agents.small.texts import read as text_of
 from modelworks.agents.small.words import stems
 from modelworks.agents.talk import ASK_USER, NO_TOOL, question
 from modelworks.agents.tool import Tool
@@ -83,6 +86,7 @@ class SmallModel(Wrapper):
         model: LocalModel,
         *,
         embed: Embed | None = None,
+        read: Read | None = None,
         larger: ChatModel | None = None,
         examples: Sequence[Sequence[Message]] = (),
         fallback: str | None = None,
@@ -92,6 +96,7 @@ class SmallModel(Wrapper):
         self._local, self._larger, self._settings = model, larger, settings
         self._examples, self._fallback = examples, fallback
         self._ranker = Ranker(embed)
+        self._judges = Judges(self._ranker.likeness, Evidence(read) if read is not None else None)
 
     def reply(
         self,
@@ -108,7 +113,7 @@ class SmallModel(Wrapper):
         may_ask = any(tool.name == ASK_USER.name for tool in tools)
         if not own or choice == "none" or not query.strip():
             return self._local.reply(messages, (), max_tokens=max_tokens, halt=halt)
-        texts = [read(query), *observations]
+        texts = [text_of(query), *observations]
         ranked = self._ranker.rank(query, own)
         if not (asks := self._plan(texts[0], ranked, called)):
             return self._answer(messages, query, observations, max_tokens, halt)
@@ -122,7 +127,7 @@ class SmallModel(Wrapper):
             return _paid(reply, opinion)
         if decision.name == NO_TOOL.name:
             if (last := next((tool for tool in own if tool.name == self._fallback), None)) and not called:
-                reply = Reply("", (ToolCall(last.name, _whole(last, query)),))
+                reply = Reply("", (ToolCall(last.name, json.dumps(_whole(last, query), ensure_ascii=False)),))
             else:
                 reply = self._answer(messages, query, observations, max_tokens, halt)
         else:
@@ -135,7 +140,7 @@ class SmallModel(Wrapper):
         """The tools that a request may be about: at most five, the best first; none where it is about none."""
         query, _, _ = _asked(messages)
         ranked = self._ranker.rank(query, tools) if tools else []
-        if not ranked or self.logit(read(query), ranked[0].tool) <= 0:
+        if not ranked or self.logit(text_of(query), ranked[0].tool) <= 0:
             return []
         return self._close(ranked)
 
@@ -154,7 +159,7 @@ class SmallModel(Wrapper):
     def _plan(self, text: Text, ranked: Sequence[Ranked], called: Sequence[str]) -> list[Ask]:
         """The calls that are wanted and were not made yet."""
         done, left = list(called), []
-        for ask in plan(text, ranked, self._ranker, self._settings.plan, self._settings.fill):
+        for ask in plan(text, ranked, self._ranker, self._settings.plan, self._settings.fill, self._judges):
             if ask.tool.name in done:
                 done.remove(ask.tool.name)
             else:
@@ -208,7 +213,10 @@ class SmallModel(Wrapper):
 
     def _filled(self, ask: Ask, texts: Sequence[Text], opinion: Opinion | None = None, head: str = "") -> Filled:
         score = opinion.values if opinion is not None else None
-        return fill(ask, texts, self._settings.fill, self._ranker.likeness, score, head)
+        made = fill(ask, texts, self._settings.fill, self._judges, score, head)
+        if made.missing and ask.tool.name == self._fallback:
+            return Filled(_whole(ask.tool, texts[0].text), {})
+        return made
 
     def _answer(
         self, messages: Sequence[Message], query: str, observations: Sequence[Text], max_tokens: int, halt: Halt | None
@@ -258,7 +266,7 @@ def _asked(messages: Sequence[Message]) -> tuple[str, list[Text], list[str]]:
     if at < 0:
         return "", [], []
     observations = [
-        read(_content(message), "observation") for message in messages[at + 1 :] if message["role"] == "tool"
+        text_of(_content(message), "observation") for message in messages[at + 1 :] if message["role"] == "tool"
     ]
     called = [call["function"]["name"] for message in messages[at + 1 :] for call in message.get("tool_calls") or ()]
     return _content(messages[at]), observations, called
@@ -276,10 +284,10 @@ def _sentences(observation: str) -> Iterator[str]:
                 yield f"{sentence}{number}"
 
 
-def _whole(tool: Tool, query: str) -> str:
+def _whole(tool: Tool, query: str) -> dict[str, str]:
     """Arguments of a tool that takes a request as it is: its first required parameter is the request."""
     name = next(iter(tool.parameters.get("required") or tool.parameters["properties"]))
-    return json.dumps({name: query.strip()}, ensure_ascii=False)
+    return {name: query.strip()}
 
 
 def _content(message: Mapping[str, Any]) -> str:

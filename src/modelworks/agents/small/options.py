@@ -21,7 +21,12 @@ from modelworks.agents.small.texts import Option, Text
 from modelworks.agents.small.words import parts, stem, words
 
 MOST_OPTIONS: Final = 24
-_DEFAULT: Final = re.compile(r"default(?:s)?(?:\s(?:value|to|is|of|as|are))*\s*:?\s*['\"]?([^'\".;)]+)", re.IGNORECASE)
+_DEFAULT: Final = re.compile(
+    r"default(?:s)?(?:\s(?:value|to|is|of|as|are))*\s*:?\s*['\"]?((?:[^'\".;)]|\.(?=\d))+?)"
+    r"(?=\s+(?:if|when|unless)\s|['\";)]|\.(?!\d)|$)",
+    re.IGNORECASE,
+)
+_NUMBER: Final = re.compile(r"(-?(?:\d[\d,]*\.?\d*|\.\d+))(?:\s*[x*×]\s*10\^(-?\d+))?(?!\w)")
 _NEGATIONS: Final = frozenset("not no without don't exclude excluding never".split())
 
 
@@ -197,8 +202,19 @@ def _items(values: Sequence[Any], kind: str) -> list[Any] | None:
 
 
 def default_of(schema: Mapping[str, Any]) -> Any:
-    """The default of a parameter, stated as one or in its description; None for none."""
+    """The default of a parameter, stated as one or in its description, in its type; None for none."""
     if "default" in schema:
         return schema["default"]
     found = _DEFAULT.search(str(schema.get("description", "")))
-    return found[1].strip() if found else None
+    told, kind = (found[1].strip() if found else ""), kind_of(schema)
+    if kind in ("integer", "number"):
+        number = _NUMBER.match(told)
+        value = float(number[1].replace(",", "")) * 10.0 ** int(number[2] or 0) if number else None
+        if value is None or (kind == "integer" and not value.is_integer()):
+            return None
+        return int(value) if kind == "integer" else value
+    if kind == "boolean":
+        return {"true": True, "false": False}.get(told.lower())
+    if schema.get("enum"):
+        return next((each for each in schema["enum"] if str(each).lower() == told.lower()), None)
+    return (told or None) if kind in ("string", "") else None

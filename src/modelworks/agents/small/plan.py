@@ -59,10 +59,17 @@ class Ask:
     pinned: Mapping[str, Option] = field(default_factory=dict)
 
 
-def plan(text: Text, ranked: Sequence[Ranked], ranker: Ranker, weights: Weights, choice: slots.Weights) -> list[Ask]:
+def plan(
+    text: Text,
+    ranked: Sequence[Ranked],
+    ranker: Ranker,
+    weights: Weights,
+    choice: slots.Weights,
+    judges: slots.Judges = slots.NO_JUDGES,
+) -> list[Ask]:
     """The calls that a request wants, in its order; at least one."""
     asks = _by_tool(text, ranked, ranker, weights)
-    return [row for ask in asks for row in _rows(ask, text, ranker, weights, choice)][:_MOST_CALLS]
+    return [row for ask in asks for row in _rows(ask, text, judges, weights, choice)][:_MOST_CALLS]
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -139,11 +146,9 @@ def filled(text: Text, span: tuple[int, int], tool: Tool) -> float:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _rows(ask: Ask, text: Text, ranker: Ranker, weights: Weights, choice: slots.Weights) -> list[Ask]:
+def _rows(ask: Ask, text: Text, judges: slots.Judges, weights: Weights, choice: slots.Weights) -> list[Ask]:
     """A call for each row of values; one call, with nothing decided, where there is one row."""
-    columns = {
-        name: dealt for name, dealt in _dealt(ask, text, weights, choice, ranker.likeness).items() if len(dealt) > 1
-    }
+    columns = {name: dealt for name, dealt in _dealt(ask, text, weights, choice, judges).items() if len(dealt) > 1}
     if not columns:
         return [ask]
     longest = max(map(len, columns.values()))
@@ -162,12 +167,12 @@ def _rows(ask: Ask, text: Text, ranker: Ranker, weights: Weights, choice: slots.
 
 
 def _dealt(
-    ask: Ask, text: Text, weights: Weights, choice: slots.Weights, likeness: slots.Likeness | None
+    ask: Ask, text: Text, weights: Weights, choice: slots.Weights, judges: slots.Judges
 ) -> dict[str, list[Option]]:
     """The values of one call, and with each of them those like it that the call has no use for."""
     properties: Mapping[str, Any] = ask.tool.parameters.get("properties", {})
     required = set(ask.tool.parameters.get("required", ()))
-    open_slots = slots.slots(ask.tool, ask.span, ask.span, {}, [text], choice, likeness)
+    open_slots = slots.slots(ask.tool, ask.span, ask.span, {}, [text], choice, judges)
     first = {
         slot.name: option
         for slot, option in zip(open_slots, slots.assigned(open_slots, choice))
@@ -186,7 +191,9 @@ def _dealt(
     }
     further: dict[tuple[int, int], list[tuple[float, str, Option]]] = {}
     for name, column in dealt.items():
-        for option in options(name, properties[name], text, ask.span):
+        wanted = slots.Parameter(name, properties[name], name in required)
+        said = slots.verified(wanted, text, options(name, wanted.schema, text, ask.span), judges.evidence, choice)
+        for option in said:
             mention = option.mention
             if (
                 mention is None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
+from modelworks.agents.small.evidence import Evidence
 from modelworks.agents.small.mentions import Mention
 from modelworks.agents.small.options import default_of, kind_of, options
 from modelworks.agents.small.texts import Option, Text
@@ -15,9 +16,20 @@ from modelworks.agents.tool import Tool
 Likeness: TypeAlias = Callable[[str, Sequence[str]], Sequence[float]]
 """How much each of some texts is like another, by their vectors: about 0 where it is not, towards 1 where it is."""
 
+
+@dataclass(frozen=True)
+class Judges:
+    """What tells, beside code, whether a value is a parameter's: what it means, and what a reader makes of the text."""
+
+    likeness: Likeness | None = None
+    evidence: Evidence | None = None
+
+
+NO_JUDGES: Final = Judges()
 _BEAM: Final = 12
 _USUAL: Final = 0.2  # the likeness of a word and a parameter that have nothing to do with each other
 _MOST_OPTIONS: Final = 10
+_MARKED: Final = ("quoted", "id")
 
 
 @dataclass(frozen=True)
@@ -28,10 +40,16 @@ class Weights:
     """What a nat of the model counts, beside the fit's own points."""
     overruled: float = 8.0
     """By how many nats at most: what the model finds impossible may be right all the same."""
-    meant: float = 1.0
+    meant: float = 0.5
     """What it counts that a text means what the parameter's name and description do, from 0 to 1."""
     hopeless: float = 1.6
     """By how much less a value may fit than the best for the model to be asked of it: so much can its opinion weigh."""
+    read: float = 0.1
+    """What a logit of the reader counts in the choice among options."""
+    verified: float = 0.8
+    """The same, where it is decided whether a value is one at all."""
+    sure: float = -5.0
+    """What the sum of fit and reading needs for that; with more, more is asked for, and more of it in vain."""
     reused: float = 20.0
     """What it costs to take a place of the text twice: so much that a required parameter is rather asked for."""
     turned: float = 0.3
@@ -46,6 +64,8 @@ class Weights:
     """The fit that a value needs for one that may not."""
     required_words: float = 0.5
     """The same, of plain words that no enum has, where vectors tell what they mean: with less they are any words."""
+    answer: float = 0.2
+    """By how much less for each logit that they are the reader's answer."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +86,7 @@ def slots(
     pinned: Mapping[str, Option],
     texts: Sequence[Text],
     weights: Weights,
-    likeness: Likeness | None = None,
+    judges: Judges = NO_JUDGES,
 ) -> list[Slot]:
     """The parameters of a call, but for those that are objects, by a part of the first text and by further texts.
 
@@ -78,7 +98,7 @@ def slots(
     return [
         _pinned(name, schema, pinned[name])
         if name in pinned
-        else _slot(name, schema, (span, whole), texts, weights, likeness, tool.name, own, name in required)
+        else _slot(Parameter(name, schema, name in required), (span, whole), texts, weights, judges, tool.name, own)
         for name, schema in properties.items()
         if kind_of(schema) != "object"
     ]
@@ -88,37 +108,60 @@ def _pinned(name: str, schema: Mapping[str, Any], option: Option) -> Slot:
     return Slot(name, schema, (option,), (10.0, -10.0))
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """What is wanted of a text."""
+
+    name: str
+    schema: Mapping[str, Any]
+    required: bool
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.schema)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it may be any text or any number."""
+        return self.kind in ("string", "integer", "number") and not self.schema.get("enum")
+
+
 def _slot(
-    name: str,
-    schema: Mapping[str, Any],
+    wanted: Parameter,
     places: tuple[tuple[int, int], tuple[int, int]],
     texts: Sequence[Text],
     weights: Weights,
-    likeness: Likeness | None,
+    judges: Judges,
     tool: str,
     own: frozenset[str],
-    required: bool,
 ) -> Slot:
     found = [
         replace(each, fit=each.fit - weights.tools)
         if _is_worded(each) and own.issuperset(stems(str(each.value)))
         else each
-        for each in options(name, schema, texts[0], *places)
+        for each in options(wanted.name, wanted.schema, texts[0], *places)
         if each.value != tool
     ]
+    found = verified(wanted, texts[0], found, judges.evidence, weights)
     for text in texts[1:]:
-        further = [each for each in options(name, schema, text) if (each.fit > 0 or required) and not each.is_gap]
+        further = options(wanted.name, wanted.schema, text)
+        further = [each for each in further if (each.fit > 0 or wanted.required) and not each.is_gap]
+        further = verified(wanted, text, further, judges.evidence, weights)
         found += [replace(each, fit=each.fit - 0.5, mention=None) for each in further]  # places are the first text's
-    if likeness is not None and kind_of(schema) == "string" and not schema.get("enum"):
-        found = _meant(name, schema, found, weights, likeness)
-    is_judged = likeness is not None
-    found = [each for each in found if each.fit >= _least(each, weights, required, is_judged)]
-    found = sorted(found, key=lambda each: -each.fit)
-    if required and (default := default_of(schema)) is not None and kind_of(schema) != "array":
+    if judges.likeness is not None and wanted.kind == "string" and wanted.is_free:
+        found = _meant(wanted, found, weights, judges.likeness)
+    is_judged = judges.likeness is not None
+    found = [each for each in found if each.fit >= _least(each, weights, wanted.required, is_judged)]
+    found = sorted(found, key=lambda each: -_score(each, weights))
+    if wanted.required and (default := default_of(wanted.schema)) is not None and wanted.kind != "array":
         found.append(Option(default, "default", 0.0))
     found = found[:_MOST_OPTIONS]
-    left_out = -8.0 if required else weights.optional
-    return Slot(name, schema, tuple(found), (*(each.fit for each in found), left_out))
+    left_out = -8.0 if wanted.required else weights.optional
+    return Slot(wanted.name, wanted.schema, tuple(found), (*(_score(each, weights) for each in found), left_out))
+
+
+def _score(option: Option, weights: Weights) -> float:
+    return option.fit + weights.read * option.margin
 
 
 def _is_worded(option: Option) -> bool:
@@ -129,15 +172,36 @@ def _is_worded(option: Option) -> bool:
 def _least(option: Option, weights: Weights, required: bool, is_judged: bool) -> float:
     if required:
         is_words = is_judged and _is_worded(option) and isinstance(option.value, str)
-        return weights.required_words if is_words else weights.required
+        return weights.required_words - weights.answer * max(0.0, option.margin) if is_words else weights.required
     return weights.optional + weights.worded * (_is_worded(option) and isinstance(option.value, str))
 
 
-def _meant(
-    name: str, schema: Mapping[str, Any], found: Sequence[Option], weights: Weights, likeness: Likeness
+def verified(
+    wanted: Parameter, text: Text, found: Sequence[Option], evidence: Evidence | None, weights: Weights
 ) -> list[Option]:
+    """The options that may be the value, each with the reader's margin.
+
+    A parameter that is needed is not guessed: of several values that it may have, one has to be said. What the user
+    marked as a value, in quotation marks or as an identifier such as a file's name, is not ruled out by the reader.
+    """
+    if wanted.required and len(wanted.schema.get("enum", ())) != 1:
+        found = [each for each in found if each.mention is not None]
+    if evidence is None or not wanted.is_free or not found:
+        return list(found)
+    margins = evidence.margins(wanted.name, wanted.schema, text)
+    made = []
+    for each in found:
+        margin = margins.get((each.mention.start, each.mention.end)) if each.mention is not None else None
+        if each.mention is None or each.is_gap or margin is None:
+            made.append(each)
+        elif each.mention.kind in _MARKED or each.fit + weights.verified * margin >= weights.sure:
+            made.append(replace(each, margin=margin))
+    return made
+
+
+def _meant(wanted: Parameter, found: Sequence[Option], weights: Weights, likeness: Likeness) -> list[Option]:
     """The options, those the fitter that mean what the parameter does: "tennis" of a sport."""
-    said = f"{' '.join(parts(name))}: {schema.get('description', '')}"
+    said = f"{' '.join(parts(wanted.name))}: {wanted.schema.get('description', '')}"
     near = likeness(said, [str(each.value) for each in found])
     return [
         each if each.is_gap else replace(each, fit=each.fit + weights.meant * (value - _USUAL))

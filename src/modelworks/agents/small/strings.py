@@ -90,7 +90,7 @@ def said(value: str, text: str) -> tuple[float, Mention | None]:
 
 def _units(text: Text) -> Iterator[Option]:
     for mention in text.mentions:
-        if mention.unit and (written := re.match(r"\s?([^\s,.?!;]+)", text.text[mention.end :])):
+        if mention.unit and (written := re.match(r"\s?([^\s,.?!;()]+)", text.text[mention.end :])):
             place = replace(mention, start=mention.end, end=mention.end + written.end())
             yield Option(written[1], text.source, 0.9, place)
 

@@ -22,6 +22,8 @@ class Option:
     source: Source
     fit: float
     mention: Mention | None = None
+    margin: float = 0.0
+    """How far a reader takes it for the value, in logits; 0 where none was asked."""
 
     @property
     def is_gap(self) -> bool:
