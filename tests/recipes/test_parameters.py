@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-import sys
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,13 +13,8 @@ from modelworks.evals.function_calls import Case
 
 
 @pytest.fixture(scope="module")
-def recipe(request: pytest.FixtureRequest) -> Any:
-    folder = str(request.config.rootpath / "recipes" / "reader")
-    sys.path.insert(0, folder)
-    import parameters
-
-    yield parameters
-    sys.path.remove(folder)
+def recipe(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("reader/parameters")
 
 
 def case(query: str, **right: list[Any]) -> Case:
@@ -41,11 +37,13 @@ def case(query: str, **right: list[Any]) -> Case:
         ("nothing", "", []),
     ],
 )
-def test_a_value_is_found_in_each_form_that_a_text_may_give_it(recipe: Any, text: str, value: Any, said: Any) -> None:
+def test_a_value_is_found_in_each_form_that_a_text_may_give_it(
+    recipe: ModuleType, text: str, value: Any, said: Any
+) -> None:
     assert [text[start:end] for start, end in recipe.spans(text, value)] == said
 
 
-def test_each_value_of_a_case_is_an_answer_once_and_then_taken_out(recipe: Any) -> None:
+def test_each_value_of_a_case_is_an_answer_once_and_then_taken_out(recipe: ModuleType) -> None:
     asked = case("The weather in Rome for 3 days", city=["Rome"], days=[3], unit=["", "celsius"])
     made = list(recipe.of_case(asked, random.Random(0)))
     answers = {each.question.split("?")[0]: each for each in made if each.passage == asked.query}
@@ -58,11 +56,11 @@ def test_each_value_of_a_case_is_an_answer_once_and_then_taken_out(recipe: Any) 
     assert len(without) == 4
 
 
-def test_a_value_that_is_said_in_no_form_and_must_be_is_left_out(recipe: Any) -> None:
+def test_a_value_that_is_said_in_no_form_and_must_be_is_left_out(recipe: ModuleType) -> None:
     assert list(recipe.of_case(case("How warm is it", city=["Rome"]), random.Random(0))) == []
 
 
-def test_a_dialogue_says_what_it_calls_and_lacks_what_it_asks_for(recipe: Any) -> None:
+def test_a_dialogue_says_what_it_calls_and_lacks_what_it_asks_for(recipe: ModuleType) -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
     tools = [{"function": {"name": "weather", "parameters": schema}}]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,17 +22,12 @@ BFCL = Path(__file__).parents[3] / "shared" / "data" / "agents"
 
 
 @pytest.fixture(scope="module")
-def maker(request: pytest.FixtureRequest) -> Any:
-    folder = str(request.config.rootpath / "recipes" / "tools")
-    sys.path.insert(0, folder)
-    import dialogues
-
-    yield dialogues
-    sys.path.remove(folder)
+def maker(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("tools/dialogues")
 
 
 @pytest.fixture(scope="module")
-def rows(maker: Any) -> list[dict[str, Any]]:
+def rows(maker: ModuleType) -> list[dict[str, Any]]:
     return list(maker.dialogues(1500))
 
 
@@ -48,7 +44,7 @@ def test_every_call_is_of_a_tool_that_is_offered_and_satisfies_its_schema(rows: 
         assert "{" not in row["messages"][0]["content"]
 
 
-def test_all_kinds_are_there_and_a_seed_repeats_them(maker: Any, rows: list[dict[str, Any]]) -> None:
+def test_all_kinds_are_there_and_a_seed_repeats_them(maker: ModuleType, rows: list[dict[str, Any]]) -> None:
     first = [calls(row)[0][0] for row in rows]
     assert 0.1 < first.count("no_tool") / len(rows) < 0.2
     assert 0.05 < first.count("ask_user") / len(rows) < 0.15
@@ -76,7 +72,7 @@ def test_they_are_rows_that_training_reads(rows: list[dict[str, Any]], request: 
     assert recipe.kind == "sft"
 
 
-def test_no_function_and_no_query_is_one_of_bfcl_s(maker: Any) -> None:
+def test_no_function_and_no_query_is_one_of_bfcl_s(maker: ModuleType) -> None:
     if not BFCL.exists():
         pytest.skip(f"{BFCL} is absent")
     cases = [case for category in CATEGORIES for case in load_cases(BFCL, category)]
