@@ -11,9 +11,10 @@ import pytest
 
 from modelworks.agents.halt import Halt
 from modelworks.agents.sandbox import run as module
-from modelworks.agents.sandbox.kinds import Bounds, Kind, SandboxError
+from modelworks.agents.sandbox.kinds import Bounds, Kind, Launch, SandboxError, start
 from modelworks.agents.sandbox.probe import Probe
 from modelworks.agents.sandbox.run import Sandbox
+from modelworks.agents.sandbox.watch import watch
 
 _MIB = 1 << 20
 
@@ -107,6 +108,27 @@ def test_what_a_command_leaves_behind_is_killed_when_it_ends(kind: Kind, workspa
     result = Sandbox(kind=kind, write=[workspace]).run(["sh", "-c", script])
     assert (result.stdout, result.killed) == ("done\n", "")
     _still(workspace / "beat")
+
+
+@needs_python
+def test_all_that_a_command_left_has_ended_when_its_result_is_there(kind: Kind) -> None:
+    """bubblewrap says that a command has ended before the other processes of its namespace have."""
+    code = (
+        "import os, time\nfor _ in range(20):\n  if os.fork() == 0:\n"
+        "    x = bytearray(8 << 20); os.setsid(); os.closerange(0, 64); time.sleep(60); os._exit(0)"
+    )
+    for _ in range(5):
+        started = start(kind, Launch(_python(code)))
+        assert watch(started, Bounds()).status == 0
+        assert _state(started.root) in ("", "Z")
+
+
+def _state(process: int) -> str:
+    """The kernel's letter for what a process does: Z where it has ended and nobody asked how; "" for none."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 def test_a_halt_kills_it_at_once(kind: Kind, workspace: Path) -> None:

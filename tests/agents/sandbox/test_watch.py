@@ -15,7 +15,7 @@ from modelworks.agents.sandbox.watch import Result, watch
 def _plain(code: str, *, folder: Path | None = None, **bounds: float) -> Result:
     """Watched without being confined: what is watched here does not depend on how."""
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    started = Started(process, process.pid, None, [str(folder)] if folder else [])
+    started = Started(process, process.pid, [str(folder)] if folder else [])
     return watch(started, Bounds(**bounds))  # type: ignore[arg-type]
 
 

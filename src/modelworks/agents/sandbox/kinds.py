@@ -18,7 +18,9 @@ import platform
 import pwd
 import random
 import resource
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +40,7 @@ UIDS: Final = range(50_000, 60_000)
 PATH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store")
 _SETTINGS: Final = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime")
+_GONE: Final = 10_000  # milliseconds
 _COUNTS_BY_NAMESPACE: Final = (5, 14)  # the first kernel whose RLIMIT_NPROC does
 
 
@@ -94,21 +97,36 @@ class Launch:
 class Started:
     """A command under way."""
 
-    def __init__(self, process: subprocess.Popen[bytes], root: int, alive: int | None, folders: Sequence[str]) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        root: int,
+        folders: Sequence[str],
+        *,
+        alive: int | None = None,
+        namespace: int | None = None,
+    ) -> None:
+        """`alive` is a pipe to a supervisor; `namespace` a descriptor of the first process of a process namespace."""
         self.process = process
         self.root = root
         """The process that all others of the command descend from."""
         self.folders = folders
         """Where it can write on the disk."""
-        self._alive = alive
+        self._alive, self._namespace = alive, namespace
 
     def kill(self) -> None:
-        """End all of it, at once: the process namespace goes with bubblewrap, the process group with the supervisor."""
-        if self._alive is None:
-            self.process.kill()
-        else:
+        """End all of it, at once: a process namespace goes with its first process, a process group with its supervisor.
+
+        A command of neither is killed alone.
+        """
+        if self._alive is not None:
             with suppress(OSError):
                 os.write(self._alive, b"x")
+            return
+        if self._namespace is not None:
+            with suppress(OSError):
+                signal.pidfd_send_signal(self._namespace, signal.SIGKILL)
+        self.process.kill()
 
     def close(self) -> None:
         """Make sure that nothing is left of it."""
@@ -117,6 +135,14 @@ class Started:
             alive, self._alive = self._alive, None
             os.close(alive)
         self.process.wait()
+        if self._namespace is not None:
+            # bubblewrap ends when the command does, before what that left behind. The first process of the namespace
+            # has ended when all others have; one that the kernel itself holds up is not waited for without end.
+            namespace, self._namespace = self._namespace, None
+            gone = select.poll()
+            gone.register(namespace, select.POLLIN)
+            gone.poll(_GONE)
+            os.close(namespace)
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
@@ -202,6 +228,7 @@ def _bubblewrap(what: Launch, uid: int | None, stdin: int) -> Started:
             root = _child_of(process, info[0], report[0])
             counted = uid is not None or _kernel() >= _COUNTS_BY_NAMESPACE
             _limit(root, what.bounds, others=0 if counted else launch.tasks_of(os.getuid()))
+            namespace = os.pidfd_open(root)  # it waits to be let go, so that the number is still its own
             os.write(block[1], b"x")
         except BaseException:
             process.kill()
@@ -210,7 +237,7 @@ def _bubblewrap(what: Launch, uid: int | None, stdin: int) -> Started:
     finally:
         for descriptor in (info[0], block[1], report[0]):
             os.close(descriptor)
-    return Started(process, root, None, what.write)
+    return Started(process, root, what.write, namespace=namespace)
 
 
 def _limit(process: int, bounds: Bounds, *, others: int) -> None:
@@ -318,7 +345,7 @@ def _landlock(what: Launch, uid: int | None, stdin: int) -> Started:
     finally:
         for descriptor in (report[1], alive[0]):
             os.close(descriptor)
-    started = Started(process, process.pid, alive[1], [*what.write, scratch])
+    started = Started(process, process.pid, [*what.write, scratch], alive=alive[1])
     with os.fdopen(report[0], "rb") as file:  # ends when the command begins
         said = file.read()
     if said:
