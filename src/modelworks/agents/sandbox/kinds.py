@@ -139,13 +139,23 @@ class Started:
             # bubblewrap ends when the command does, before what that left behind. The first process of the namespace
             # has ended when all others have; one that the kernel itself holds up is not waited for without end.
             namespace, self._namespace = self._namespace, None
-            gone = select.poll()
-            gone.register(namespace, select.POLLIN)
-            gone.poll(_GONE)
+            if _may_have_children(self.root):  # else it is not waited for: the kernel takes its namespaces down first
+                gone = select.poll()
+                gone.register(namespace, select.POLLIN)
+                gone.poll(_GONE)
             os.close(namespace)
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
+
+
+def _may_have_children(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/task/{process}/children").read_text().strip() != ""
+    except FileNotFoundError:
+        return Path(f"/proc/{process}").exists()  # a kernel that does not tell
+    except OSError:
+        return False
 
 
 def start(kind: Kind, what: Launch) -> Started:
