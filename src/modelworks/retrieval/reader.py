@@ -51,8 +51,8 @@ class Reader:
         """
         base = load(pull("starter-embedder"))
         model = BertReader(base)
-        for each in (path, *above):
-            file = GGUFFile(each)
+        files = {each: GGUFFile(each) for each in (path, *above)}
+        for each, file in files.items():
             weights = {name: torch.from_numpy(file.dequantize(name)) for name in file.tensors}
             unknown = weights.keys() - model.state_dict().keys()
             if unknown or "span.weight" not in weights:
@@ -60,7 +60,7 @@ class Reader:
                     f"{each}: not a reader for the default embedder ({', '.join(sorted(unknown)[:3])})"
                 )
             model.load_state_dict(weights, strict=False)  # what a file leaves out stays as it was
-        calibration = json.loads(GGUFFile(path).metadata["modelworks.calibration"])
+        calibration = json.loads(files[path].metadata["modelworks.calibration"])
         return cls(model, base.tokenizer, Calibration(**calibration))
 
     @torch.inference_mode()

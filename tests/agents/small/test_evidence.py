@@ -21,8 +21,11 @@ class Scripted:
         self.word, self.asked = word, []
 
     def read(self, asked: str, passages: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[Reading]]:
-        self.asked.append((asked, passages[0]))
-        return [[Reading(a, b, 5.0 if passages[0][a:b] == self.word else -5.0) for a, b in spans[0]]]
+        self.asked += [(asked, passage) for passage in passages]
+        return [
+            [Reading(a, b, 5.0 if passage[a:b] == self.word else -5.0) for a, b in inside]
+            for passage, inside in zip(passages, spans, strict=True)
+        ]
 
 
 def test_a_parameter_is_a_question() -> None:

@@ -61,13 +61,18 @@ class Evidence:
         windows: dict[int, list[Span]] = {}
         for span in dict.fromkeys(spans):
             windows.setdefault(span[0] // _STEP, []).append(span)
-        found: dict[Span, float] = {}
-        for at, inside in windows.items():
-            begin = max(0, at * _STEP - (_WINDOW - _STEP) // 2)
-            passage = text[begin : begin + _WINDOW]
-            places = [(start - begin, min(end - begin, len(passage))) for start, end in inside]
-            found |= {span: each.margin for span, each in zip(inside, self._read(asked, [passage], [places])[0])}
-        return found
+        begins = [max(0, at * _STEP - (_WINDOW - _STEP) // 2) for at in windows]
+        passages = [text[begin : begin + _WINDOW] for begin in begins]
+        places = [
+            [(start - begin, min(end - begin, len(passage))) for start, end in inside]
+            for begin, passage, inside in zip(begins, passages, windows.values())
+        ]
+        readings = self._read(asked, passages, places) if passages else []
+        return {
+            span: reading.margin
+            for inside, read in zip(windows.values(), readings)
+            for span, reading in zip(inside, read)
+        }
 
 
 def question(name: str, schema: Mapping[str, Any]) -> str:

@@ -75,7 +75,8 @@ class Settings:
 class SmallModel(Wrapper):
     """Calls tools by code and scores, for a model too small to be left alone with them, and quotes what they return.
 
-    `embed` makes vectors of texts, which tell better than words which tool a request is about. `larger` is asked in its
+    `embed` makes vectors of texts, which tell better than words which tool a request is about. `read` tells whether a
+    text says a parameter's value; without it more is called with what is another's. `larger` is asked in its
     place where the choice of a tool is close (`Settings.escalate_below`). `examples` are dialogues, each of a user's
     message and the assistant's with its calls, of which those most like the request are shown before it. `fallback` is
     the name of a tool that takes the request as it is, such as a search, and is tried where no tool is meant.
